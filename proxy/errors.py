@@ -3,6 +3,8 @@
 Anything else that escapes is a bug of ours. What never belongs here: wording for one caller only.
 """
 
+from enum import StrEnum
+
 
 class ProxyError(Exception):
     """Base of every error that the project raises on purpose."""
@@ -33,16 +35,29 @@ class AuthError(ProxyError):
         self.reason = reason
 
 
+class Refusal(StrEnum):
+    """Why Kafka can never store a record, however often it is sent."""
+
+    TOO_LARGE = "too_large"
+    NOT_AUTHORIZED = "not_authorized"
+    INVALID = "invalid"
+    UNKNOWN_TOPIC = "unknown_topic"
+
+
 class GatewayError(ProxyError):
     """Kafka did not take a record.
 
-    `retriable` False: it was not stored and never can be, the cause is in the message. True: the outcome is unknown,
-    or it was not stored but may be when the device sends it again.
+    With a `refusal` it was not stored and never can be. Without one the outcome is unknown, or it was not stored but
+    may be when the device sends it again.
     """
 
-    def __init__(self, message: str, *, retriable: bool) -> None:
+    def __init__(self, message: str, refusal: Refusal | None = None) -> None:
         super().__init__(message)
-        self.retriable = retriable
+        self.refusal = refusal
+
+    @property
+    def retriable(self) -> bool:
+        return self.refusal is None
 
 
 class SessionError(ProxyError):

@@ -1,0 +1,5 @@
+"""`python -m proxy` is the command `mqk`."""
+
+from proxy.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The operator's door: HTTP for health and metrics."""

@@ -1,0 +1,243 @@
+"""The command `mqk`: what is typed, what is printed, and the exit codes.
+
+A command translates words into one call and prints the answer; the work is in the rooms below. They are imported by the
+command that needs them, so that `mqk --version` does not wait for all of them.
+"""
+# ruff: noqa: PLC0415 - imports inside the commands, for the reason just given.
+
+import getpass
+import itertools
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+import proxy
+from proxy.errors import ConfigError, ProxyError
+
+if TYPE_CHECKING:
+    from proxy.config import Loaded, Row
+
+EXIT_FAILED: Final = 1
+EXIT_WRONG_USE: Final = 2
+
+#: `mqk dev` is one process on one machine, for one person who has no configuration yet.
+DEV_SETTINGS: Final[Mapping[str, Any]] = {
+    "auth": {"anonymous": True},
+    "listeners": [{"bind": "127.0.0.1:1883"}],
+}
+#: Nobody connects to `mqk route explain`.
+EXPLAIN_SETTINGS: Final[Mapping[str, Any]] = {"auth": {"anonymous": True}}
+
+app = typer.Typer(
+    help="Device data from MQTT into Kafka, acknowledged only when Kafka has it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+route = typer.Typer(help="Where a publish goes.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(route, name="route")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="The TOML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting; beats environment and file.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """The entry point. Ends with 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted."""
+    try:
+        app(prog_name="mqk")
+    except ConfigError as error:
+        _complain(error)
+        sys.exit(EXIT_WRONG_USE)
+    except (ProxyError, OSError) as error:
+        _complain(error)
+        sys.exit(EXIT_FAILED)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mqk {proxy.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What belongs to no command."""
+
+
+@app.command()
+def serve(config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Run the proxy until it is told to stop."""
+    settings = _load(config, overrides).settings
+    from proxy import node
+
+    raise typer.Exit(node.serve(settings))
+
+
+@app.command()
+def dev(config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Run the proxy on a Kafka that lives in memory."""
+    settings = _load(config, overrides, DEV_SETTINGS).settings
+    from proxy import node
+
+    raise typer.Exit(node.dev(settings))
+
+
+@app.command("check-config")
+def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Say everything that is wrong with a configuration."""
+    from proxy.policy.authenticators.password_file import read_users
+
+    settings = _load(config, overrides).settings
+    for entry in settings.auth.chain:
+        users = read_users(entry.path)
+        typer.echo(f"{entry.path}: users: {len(users)}")
+    for warning in settings.warnings():
+        _complain(f"warning: {warning}")
+    typer.echo(f"{config or 'configuration'}: ok")
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    effective: Annotated[bool, typer.Option("--effective", help="What is in force, and where it came from.")] = False,
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", hidden=True)] = False,
+) -> None:
+    """Print every setting: type, default, unit and meaning."""
+    from proxy.config import describe
+
+    if effective:
+        _print_effective(_load(config, overrides), as_json)
+    elif markdown:
+        typer.echo(_markdown(describe()), nl=False)
+    elif as_json:
+        _print_json([row._asdict() for row in describe()])
+    else:
+        typer.echo("\n".join(_paragraph(row) for row in describe()))
+
+
+@app.command()
+def passwd(
+    file: Annotated[Path, typer.Argument(help="The password file.", show_default=False)],
+    user: Annotated[str, typer.Argument(help="The device's user name.", show_default=False)],
+    create: Annotated[bool, typer.Option("-c", "--create", help="Make the file when it is not there.")] = False,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Read the password from standard input, one line.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Take the user out.")] = False,
+) -> None:
+    """Add, change or delete a user of a password file."""
+    from proxy.policy.authenticators.password_file import delete_user, set_password
+
+    if delete and (create or stdin):
+        raise ConfigError("--delete", "goes with neither --create nor --stdin")
+    if delete:
+        delete_user(file, user)
+    else:
+        set_password(file, user, _read_password(stdin), create=create)
+
+
+@route.command()
+def explain(
+    topic: Annotated[str, typer.Argument(help="The topic that a device publishes to.", show_default=False)],
+    clientid: Annotated[str, typer.Option(help="The device's client id.")] = "device",
+    username: Annotated[str | None, typer.Option(help="The device's user name.", show_default=False)] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which rule takes a topic, why the others do not, and which record comes of it."""
+    settings = _load(config, overrides, EXPLAIN_SETTINGS).settings
+    from proxy import node
+
+    explained = node.explain(settings, topic, clientid, username)
+    if as_json:
+        _print_json(explained)
+    else:
+        _print_table(("field", "value"), [(name, _literal(value)) for name, value in explained.items()])
+
+
+def _load(path: Path | None, overrides: Sequence[str] | None, base: Mapping[str, Any] | None = None) -> "Loaded":
+    from proxy.config import load
+
+    return load(path, overrides or (), os.environ, base)
+
+
+def _read_password(from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Once more: ") != password:
+        raise ConfigError("password", "the two are not the same")
+    return password
+
+
+def _complain(what: object) -> None:
+    for line in str(what).splitlines():
+        typer.echo(f"mqk: {line}", err=True)
+
+
+def _print_effective(loaded: "Loaded", as_json: bool) -> None:
+    rows = loaded.effective()
+    if as_json:
+        _print_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
+    else:
+        _print_table(("key", "value", "origin"), [(key, _literal(value), origin) for key, value, origin in rows])
+
+
+def _paragraph(row: "Row") -> str:
+    facts = ", ".join(fact for fact in (row.type, row.unit, f"default {row.default}") if fact)
+    meaning = textwrap.fill(row.meaning, 100, initial_indent="    ", subsequent_indent="    ")
+    return f"{row.key}: {facts}\n{meaning}"
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+def _print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    lines = [[name.upper() for name in head], *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _literal(value: object) -> str:
+    return "unset" if value is None else json.dumps(value)
+
+
+_MARKDOWN_HEAD: Final = """\
+# Settings
+
+<!-- Printed by `python -m proxy config --markdown`; a test fails when this file is not what that prints. -->
+
+A setting is given in the TOML file (`kafka.topic_prefix`), in the environment (`MQK_KAFKA__TOPIC_PREFIX`) or as a flag
+(`--set kafka.topic_prefix=…`); flag beats environment beats file. Unknown names are refused, in the environment too.
+
+In the environment and in flags a list of texts is written with commas (`a:9092,b:9092`) or as JSON, a list of tables as
+JSON: `--set 'listeners=[{"bind": "[::]:1883"}]'`. A list replaces the whole list of a weaker source.
+"""
+
+
+def _markdown(rows: Iterable["Row"]) -> str:
+    text = _MARKDOWN_HEAD
+    for section, members in itertools.groupby(rows, lambda row: row.key.split(".")[0].removesuffix("[]")):
+        text += f"\n## {section}\n\n| key | type | default | unit | meaning |\n| --- | --- | --- | --- | --- |\n"
+        for row in members:
+            kind = row.type.replace("|", "\\|")
+            text += f"| `{row.key}` | {kind} | `{row.default}` | {row.unit} | {row.meaning} |\n"
+    return text

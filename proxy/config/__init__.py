@@ -1,0 +1,12 @@
+"""Every setting, the ways in which it is given, and what is said when it is wrong.
+
+What never belongs here: what a setting does. The rooms that obey one are handed plain values by the composition root
+and do not import this.
+"""
+
+from proxy.config.describe import Row, describe
+from proxy.config.problems import ConfigErrors
+from proxy.config.settings import Settings, split_address
+from proxy.config.sources import Loaded, load
+
+__all__ = ["ConfigErrors", "Loaded", "Row", "Settings", "describe", "load", "split_address"]

@@ -1,0 +1,153 @@
+"""What is said of a setting that cannot be used: not here yet, misspelt, or out of bounds; and what is never shown."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+import proxy
+from proxy.config.settings import Settings
+from proxy.errors import ConfigError
+
+#: Settings that have a name, so that nobody else takes it, and no feature yet. What is under one of them is absent too.
+ABSENT_KEYS: Final = frozenset(
+    {
+        "node.agent_bind",
+        "node.workers",
+        "node.slot_port_step",
+        "kafka.internal_prefix",
+        "kafka.compression",
+        "kafka.clusters",
+        "kafka.client.sasl_mechanism",
+        "kafka.client.sasl_plain_username",
+        "kafka.client.sasl_plain_password",
+        "kafka.client.sasl_kerberos_service_name",
+        "kafka.client.sasl_kerberos_domain_name",
+        "kafka.client.sasl_oauth_token_provider",
+        "kafka.client.ssl_cafile",
+        "kafka.client.ssl_certfile",
+        "kafka.client.ssl_keyfile",
+        "kafka.client.ssl_password",
+        "kafka.client.ssl_check_hostname",
+        "listeners.proxy_protocol_from",
+        "listeners.tls",
+        "mqtt.topic_alias_maximum",
+        "limits.connections_per_source_max",
+        "limits.publishes_per_second_per_client",
+        "limits.bytes_per_second_per_client",
+        "auth.bind_client_id",
+        "acl",
+        "routing.match",
+        "routing.dead_letter",
+        "routing.allowed_topics",
+        "routing.rules",
+        "commands",
+        "events",
+        "sessions",
+        "admin.tokens",
+    }
+)
+#: Values of settings that are there, of which the same is true.
+ABSENT_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
+    "kafka.client.security_protocol": ("SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    "listeners.transport": ("websocket",),
+    "auth.chain.type": ("http", "jwt", "certificate", "device_signature"),
+    "routing.unmatched": ("dead_letter",),
+}
+
+_SECRET: Final = re.compile(r"password|secret|token|credential|private")
+
+
+class ConfigErrors(ConfigError):
+    """Everything that is wrong with a configuration, one line each."""
+
+    def __init__(self, problems: Sequence[ConfigError]) -> None:
+        super().__init__(problems[0].setting, problems[0].message)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+def mask(key: str, value: object) -> object:
+    """`value`, unless the name of the setting says that it is nobody's business."""
+    return "********" if value and _SECRET.search(key.rpartition(".")[2]) else value
+
+
+def explain(error: ValidationError, origin: Mapping[str, str]) -> list[ConfigError]:
+    """What pydantic found, in our words: the key, what is wrong with it, and in brackets who said it."""
+    details = error.errors()
+    # What belongs to an authenticator that is absent is not unknown; its type says enough.
+    absent = {detail["loc"][:-1] for detail in details if detail["loc"][-1] == "type" and _is_absent(detail)}
+    problems = []
+    for detail in details:
+        if detail["loc"][:-1] in absent and detail["loc"][-1] != "type":
+            continue
+        key = _dotted(detail["loc"])
+        said = _origin(key, origin)
+        problems.append(ConfigError(key, _wording(detail) + (f" [{said}]" if said else "")))
+    return problems
+
+
+def _wording(detail: ErrorDetails) -> str:
+    given = json.dumps(mask(_dotted(detail["loc"]), detail["input"]), default=str)
+    if _is_absent(detail):
+        what = "" if detail["type"] == "extra_forbidden" else f"{given} is "
+        return f"{what}not in this version ({proxy.__version__})"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown setting{_suggestion(_name(detail['loc']))}"
+    if detail["type"] == "value_error":
+        return f"{detail['ctx']['error']}" + (f", not {given}" if isinstance(detail["input"], str) else "")
+    if detail["type"] == "missing":
+        return "has no default and must be given"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"should be made of letters, digits, dots, underscores and hyphens, not {given}"
+    if detail["type"] == "model_type":
+        return f"should be a table, not {given}"
+    text = detail["msg"].removeprefix("Input ")
+    return f"{text[0].lower()}{text[1:]}" + ("" if detail["type"] == "too_short" else f", not {given}")
+
+
+def _is_absent(detail: ErrorDetails) -> bool:
+    name = _name(detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return any(is_under(name, key) for key in ABSENT_KEYS)
+    return detail["type"] == "literal_error" and detail["input"] in ABSENT_VALUES.get(name, ())
+
+
+def _suggestion(name: str) -> str:
+    nearest = difflib.get_close_matches(name, [*_names(Settings), *sorted(ABSENT_KEYS)], 1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _names(model: Any, above: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield above + name
+        inner = get_args(field.annotation)[0] if get_origin(field.annotation) is list else field.annotation
+        if hasattr(inner, "model_fields"):
+            yield from _names(inner, f"{above}{name}.")
+
+
+def _name(loc: tuple[int | str, ...]) -> str:
+    """`listeners.bind`: which setting it is."""
+    return ".".join(part for part in loc if isinstance(part, str))
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    """`listeners[0].bind`: which value it is."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def is_under(key: str, above: str) -> bool:
+    """Whether `key` is `above`, or stands in that table or list."""
+    return key == above or key.startswith((f"{above}.", f"{above}["))
+
+
+def _origin(key: str, origin: Mapping[str, str]) -> str | None:
+    """Who said it: this key, else something under it, else the list that it stands in."""
+    inner = (said for other, said in origin.items() if is_under(other, key))
+    return origin.get(key) or next(inner, None) or (_origin(key.rpartition("[")[0], origin) if "[" in key else None)

@@ -1,0 +1,304 @@
+"""The settings themselves: name, type, default, bounds and meaning of each; `mqk config` is printed from here."""
+
+import ipaddress
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from proxy.limits import KAFKA_FRAMING_BYTES
+
+#: Kafka's own default of max.message.bytes.
+KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
+#: The topic once more as a header, the client id and the user name; real ones are far below.
+HEADER_BYTES_ROOM: Final = 16_384
+PUBLISH_BYTES_CEILING: Final = KAFKA_MESSAGE_BYTES_MAX - HEADER_BYTES_ROOM - KAFKA_FRAMING_BYTES
+
+_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[IPv6]:port` in its two parts. Raises ValueError that says what is wrong."""
+    host, _, port = address.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
+        raise ValueError("should be host:port with a port of 0 to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+    if ":" in host:
+        raise ValueError("an IPv6 address stands in brackets, as in [::1]:1883")
+    if not _HOST.fullmatch(host):
+        raise ValueError("should be host:port, as in 0.0.0.0:1883")
+    if re.fullmatch(r"[0-9.]+", host):
+        return str(ipaddress.IPv4Address(host)), int(port)
+    return host, int(port)
+
+
+def _address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+def _server(address: str) -> str:
+    if split_address(address)[1] == 0:
+        raise ValueError("should be host:port with a port of 1 to 65535")
+    return address
+
+
+def _no_repetition(values: list[str]) -> list[str]:
+    repeated = {value for value in values if values.count(value) > 1}
+    if repeated:
+        raise ValueError(f"given twice: {', '.join(sorted(repeated))}")
+    return values
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    directory: Path = (info.context or {}).get("directory", Path())
+    return directory / path
+
+
+Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "host:port"})]
+Server = Annotated[str, AfterValidator(_server), Field(json_schema_extra={"format": "host:port"})]
+Header = Literal["mqtt.topic", "mqtt.clientid", "mqtt.username", "mqtt.qos", "mqtt.node", "mqtt.packet_id"]
+
+
+class _Section(BaseModel):
+    # Strict, so that `partitions = true` is not 1; text from flags and environment is converted before it comes here.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+
+class Node(_Section):
+    id: str = Field(
+        default_factory=socket.gethostname,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="Name of this replica, unique in the cluster.",
+        json_schema_extra={"default": "<host name>"},
+    )
+    drain_seconds: int = Field(
+        default=30, ge=0, le=3600, description="Time to let devices go and empty the queue at shutdown."
+    )
+
+
+class KafkaClient(_Section):
+    security_protocol: Literal["PLAINTEXT"] = Field(default="PLAINTEXT", description="How the brokers are spoken to.")
+
+
+class Kafka(_Section):
+    bootstrap_servers: list[Server] = Field(
+        default=["127.0.0.1:9092"],
+        min_length=1,
+        description="Brokers that are asked first; one that answers is enough.",
+    )
+    topic_prefix: str = Field(
+        default="tlink_device_",
+        max_length=200,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="What every Kafka topic begins with.",
+    )
+    create_topics: bool = Field(
+        default=True,
+        description="Create topics that are missing; else start-up names them and the command that creates them.",
+    )
+    replication_factor: int = Field(
+        default=3, ge=-1, le=32_767, description="Of topics that we create; -1: the broker's default."
+    )
+    partitions: int = Field(default=12, ge=1, le=10_000, description="Of topics that we create.")
+    delivery_timeout_seconds: int = Field(
+        default=120,
+        ge=1,
+        le=3600,
+        description="After this the outcome of a record counts as unknown: no acknowledgement, the connection closes, "
+        "the device sends again. The default is Kafka's own.",
+    )
+    queue_bytes_max: int = Field(
+        default=67_108_864, ge=1_048_576, description="Records that wait for Kafka, and their bookkeeping."
+    )
+    unsafe_acks: Literal["all", "1", "0"] = Field(
+        default="all", description="Anything but `all` acknowledges records that Kafka can lose; shown in /healthz."
+    )
+    unsafe_idempotence: bool = Field(
+        default=True, description="`false`: the client's own retries may store a record twice; shown in /healthz."
+    )
+    headers: Annotated[list[Header], AfterValidator(_no_repetition)] = Field(
+        default=["mqtt.topic", "mqtt.clientid"],
+        description="Headers of every record. mqtt.retain, and mqtt.dup with mqtt.packet_id, come by themselves when "
+        "they say something.",
+    )
+    client: KafkaClient = KafkaClient()
+
+    @field_validator("replication_factor")
+    @classmethod
+    def _has_replicas(cls, factor: int) -> int:
+        if factor == 0:
+            raise ValueError("should be -1 or at least 1")
+        return factor
+
+    @field_validator("unsafe_idempotence")
+    @classmethod
+    def _idempotence_needs_all(cls, idempotence: bool, info: ValidationInfo) -> bool:
+        if idempotence and info.data.get("unsafe_acks", "all") != "all":
+            raise ValueError(
+                'Kafka is idempotent only with kafka.unsafe_acks = "all"; to do without both, set this to false too'
+            )
+        return idempotence
+
+
+class Listener(_Section):
+    bind: Address = Field(
+        default="0.0.0.0:1883", description="Where devices connect; an IPv6 address stands in brackets."
+    )
+    transport: Literal["tcp"] = Field(default="tcp", description="What carries MQTT.")
+
+
+class Mqtt(_Section):
+    connect_timeout_seconds: int = Field(
+        default=10, ge=1, le=300, description="Time from connecting to a complete CONNECT."
+    )
+    keep_alive_max_seconds: int = Field(
+        default=3600,
+        ge=1,
+        le=65_535,
+        description="The most that a device's keep alive is granted (5.0: Server Keep Alive).",
+    )
+    publish_bytes_max: int = Field(
+        default=1_000_000,
+        ge=128,
+        le=PUBLISH_BYTES_CEILING,
+        description="Largest packet that a device may send; with key and headers it stays below Kafka's 1048588.",
+    )
+    receive_maximum: int = Field(
+        default=128, ge=1, le=65_535, description="Publishes that one device may have unacknowledged at a time."
+    )
+
+
+class Limits(_Section):
+    connections_max: int = Field(default=15_000, ge=1, le=1_000_000, description="Connections of this replica.")
+    connects_per_second_max: int = Field(
+        default=1000, ge=1, le=100_000, description="New connections that are taken up."
+    )
+
+
+class AuthenticatorEntry(_Section):
+    type: Literal["password_file"] = Field(description="How the device proves who it is.")
+    path: Annotated[Path, AfterValidator(_beside_the_file)] = Field(
+        strict=False,
+        description="The file that `mqk passwd` writes; relative to the directory of the configuration file.",
+    )
+
+
+class Auth(_Section):
+    anonymous: bool = Field(
+        default=False,
+        description="Accept a device when nobody in the chain has an answer; its user name is kept, unverified.",
+    )
+    chain: list[AuthenticatorEntry] = Field(
+        default=[], description="Who is asked about a device, in order; each allows, denies or passes on."
+    )
+
+
+class Routing(_Section):
+    preset: Literal["tlink", "single", "none"] = Field(
+        default="tlink",
+        description="`tlink`: ota, sub_register, sub_status or msg by the topic; `single`: one Kafka topic.",
+    )
+    unmatched: Literal["drop", "reject"] = Field(
+        default="drop",
+        description="A publish that no rule takes: acknowledged and counted, or refused (5.0: 0x90; 3.1.1 cannot be "
+        "told: acknowledged and counted).",
+    )
+    md5_partitions: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Partition count used in the hash, as the plugin had it configured; unset: the topic's real one.",
+    )
+
+
+class Status(_Section):
+    topic: str = Field(
+        default="${prefix}status", description="Where connected and disconnected go; `${prefix}` is kafka.topic_prefix."
+    )
+    key: Literal["clientid", "action"] = Field(
+        default="clientid", description="Key of these records; `action` as the plugin did, without order per device."
+    )
+
+    @field_validator("topic")
+    @classmethod
+    def _names_a_topic(cls, topic: str) -> str:
+        rest = topic.replace("${prefix}", "", 1)
+        # With the longest prefix this is Kafka's longest topic name, 249 characters.
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,49}", rest, re.ASCII):
+            raise ValueError("should be ${prefix} and at most 49 letters, digits, dots, underscores or hyphens")
+        return topic
+
+
+class Admin(_Section):
+    bind: Address = Field(default="127.0.0.1:8080", description="Health and metrics over HTTP.")
+
+
+class Log(_Section):
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that is written."
+    )
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="`auto`: console on a terminal, else one JSON object a line."
+    )
+
+
+class Settings(_Section):
+    """All of them. The order is that of the documentation."""
+
+    node: Node = Node()
+    kafka: Kafka = Kafka()
+    listeners: list[Listener] = Field(default=[Listener()], min_length=1, description="Doors for devices.")
+    mqtt: Mqtt = Mqtt()
+    limits: Limits = Limits()
+    auth: Auth = Auth()
+    routing: Routing = Routing()
+    status: Status = Status()
+    admin: Admin = Admin()
+    log: Log = Log()
+
+    @field_validator("listeners")
+    @classmethod
+    def _one_listener_per_address(cls, listeners: list[Listener]) -> list[Listener]:
+        # Port 0 is whatever is free, so any number may ask for it.
+        _no_repetition([listener.bind for listener in listeners if split_address(listener.bind)[1]])
+        return listeners
+
+    @field_validator("auth")
+    @classmethod
+    def _somebody_may_connect(cls, auth: Auth) -> Auth:
+        if not auth.chain and not auth.anonymous:
+            raise ValueError(
+                "nobody could connect: auth.chain is empty and auth.anonymous is false. Add an [[auth.chain]] with "
+                'type = "password_file" and a path, or set auth.anonymous = true'
+            )
+        return auth
+
+    @field_validator("admin")
+    @classmethod
+    def _own_port(cls, admin: Admin, info: ValidationInfo) -> Admin:
+        taken = [listener.bind for listener in info.data.get("listeners", [])]
+        if admin.bind in taken and split_address(admin.bind)[1]:
+            raise ValueError(f"admin.bind {admin.bind} is a listener's already")
+        return admin
+
+    def status_topic(self) -> str:
+        """`status.topic` with the prefix put in."""
+        return self.status.topic.replace("${prefix}", self.kafka.topic_prefix)
+
+    def warnings(self) -> list[str]:
+        """What is allowed and deserves a second look; one sentence each."""
+        found = []
+        if self.kafka.unsafe_acks != "all":
+            found.append(f'kafka.unsafe_acks is "{self.kafka.unsafe_acks}": acknowledged records can be lost')
+        if not self.kafka.unsafe_idempotence:
+            found.append("kafka.unsafe_idempotence is false: retries can store a record twice")
+        if (self.routing.md5_partitions or 0) > 256:
+            found.append("routing.md5_partitions is above 256: one byte of MD5 reaches only the first 256 partitions")
+        if self.routing.preset == "none":
+            found.append('routing.preset is "none" and this version has no rules of your own: nothing reaches Kafka')
+        return found

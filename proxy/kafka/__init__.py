@@ -1,0 +1,1 @@
+"""Kafka: the gateway that the product writes through, and what reads back. MQTT is unknown here."""

@@ -1,0 +1,18 @@
+"""Reads records back from Kafka."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+
+
+async def tail(bootstrap_servers: list[str], topics: Sequence[str]) -> AsyncIterator[ConsumerRecord]:
+    """Every record of these topics from their beginning, then each as it arrives; all partitions, no group."""
+    consumer = AIOKafkaConsumer(
+        *topics, bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        async for record in consumer:
+            yield record
+    finally:
+        await consumer.stop()

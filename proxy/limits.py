@@ -1,0 +1,79 @@
+"""Every bound of the product that is not a setting: its unit in the name, one line of reason, and nothing else.
+
+A number that limits a queue, a cache, a retry or a wait lives here or in a setting, never in the code that obeys it.
+"""
+
+from typing import Final
+
+# one connection
+#: A CONNECT holds at most five 64 KiB strings; real ones are under 16 KiB, and it comes from nobody we know yet.
+CONNECT_BYTES_MAX: Final = 65_536
+#: What a held connection may have parsed ahead, so that its PINGREQ is found; more is left to TCP.
+HELD_BYTES_MAX: Final = 16_384
+#: Topic names whose decision a connection remembers. Devices use a handful; a random one only costs itself.
+TOPICS_CACHED_PER_CONNECTION_MAX: Final = 32
+#: Bytes that wait for a device to read them before we stop taking its packets.
+WRITE_BUFFER_BYTES_MAX: Final = 65_536
+#: How long a closed connection may take to read its last bytes.
+CLOSE_LINGER_SECONDS: Final = 5.0
+#: How often deadlines (CONNECT, keep alive, close) are looked at; the most they can be late.
+TICK_SECONDS: Final = 0.5
+#: Connections that are resumed in one turn of the event loop after back-pressure.
+RESUMES_PER_TURN_MAX: Final = 200
+#: Devices that are told to go, each second: what the replicas they turn to accept without a queue.
+GOODBYES_PER_SECOND: Final = 500.0
+#: How often some of them are told.
+GOODBYE_TICK_SECONDS: Final = 0.05
+#: Connections that wait in the kernel to be accepted; a fleet that comes back at once is larger than the default 100.
+LISTEN_BACKLOG: Final = 4_096
+
+# the Kafka gateway
+#: A batch as Kafka sees it: far below any max.message.bytes, large enough that its cost is its records'.
+BATCH_BYTES_MAX: Final = 262_144
+#: Records of one batch; bounds what one settled batch does in one turn of the event loop.
+BATCH_RECORDS_MAX: Final = 2_000
+#: So many batches a second start at once (6 % of a core at 0.3 ms each); beyond that they wait for a common tick.
+FREE_BATCHES_PER_SECOND: Final = 200.0
+#: Batches that may start at once after a pause.
+FREE_BATCHES_BURST: Final = 20
+#: The common tick; the most that pacing delays a record.
+BATCH_TICK_SECONDS: Final = 0.02
+#: Shares of `kafka.queue_bytes_max`: above the high one no PUBLISH is taken until the queue is below the low one.
+HIGH_WATER: Final = 0.75
+LOW_WATER: Final = 0.5
+#: Producers of one gateway: one per topic, so that a sick topic does not hold up the others; then they are shared.
+PRODUCERS_MAX: Final = 32
+#: A producer is replaced at most this often.
+PRODUCER_REPLACE_SECONDS_MIN: Final = 1.0
+#: Time for a discarded producer to let go of its connections.
+PRODUCER_STOP_SECONDS_MAX: Final = 2.0
+#: One Kafka request; also what a frozen broker costs.
+KAFKA_REQUEST_SECONDS_MAX: Final = 5.0
+#: Pause before a refused batch is offered again.
+RETRY_SECONDS: Final = 1.0
+#: How often the cluster is asked whether it is there.
+PROBE_SECONDS: Final = 2.0
+#: Kafka counts as unreachable when neither a probe nor a batch has succeeded for this long.
+KAFKA_SILENCE_SECONDS_MAX: Final = 8.0
+#: How often a topic that was just created is looked at until its partitions are there.
+TOPIC_CREATION_POLL_SECONDS: Final = 0.1
+#: Partitions and size limits of the topics are read again this often.
+TOPIC_REFRESH_SECONDS: Final = 300.0
+#: What a record costs in memory beside its bytes (measured with tracemalloc: 420 B).
+RECORD_OVERHEAD_BYTES: Final = 512
+#: Kafka's own framing of a record and a batch, kept free below max.message.bytes.
+KAFKA_FRAMING_BYTES: Final = 1_024
+
+# authentication
+#: Cost of a new password: with these two one check takes 5.0 ms of a core (median of 200), 6 MiB while it runs.
+ARGON2_PASSES: Final = 2
+ARGON2_MEMORY_KIB: Final = 6_144
+#: The dearest hash that a password file may hold, so that one line cannot take all memory or seconds per login.
+ARGON2_PASSES_MAX: Final = 10
+ARGON2_MEMORY_KIB_MAX: Final = 65_536
+#: Threads that check passwords: 343 checks a second on two idle cores; more would take the event loop's core.
+LOGIN_WORKERS: Final = 2
+#: Logins that wait for their check: the last waits 3 s on idle cores, which a device still does; the next hears "busy".
+LOGINS_WAITING_MAX: Final = 1_000
+#: Verified logins that are remembered, so that a fleet that reconnects at once is not checked again; 9 MB when full.
+LOGINS_REMEMBERED_MAX: Final = 65_536

@@ -1,0 +1,1 @@
+"""Sockets: bytes between the kernel and a session. What the bytes mean is decided elsewhere."""

@@ -1,0 +1,188 @@
+"""One socket: feeds the session, writes what it says, hands its events to the handler, and knows when not to read."""
+
+import asyncio
+import ipaddress
+import logging
+from typing import TYPE_CHECKING, Protocol, cast
+
+from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
+from proxy.session.events import Event
+from proxy.session.protocol import ServerProtocol
+
+if TYPE_CHECKING:
+    from proxy.net.listener import Listener
+
+log = logging.getLogger(__name__)
+
+
+class ConnectionHandler(Protocol):
+    """What the product does with one connection. Each call is short and never waits."""
+
+    def on_connect(self, connect: Connect) -> None: ...
+    def on_publish(self, publish: Publish) -> None: ...
+    def on_subscribe(self, subscribe: Subscribe) -> None: ...
+    def on_unsubscribe(self, unsubscribe: Unsubscribe) -> None: ...
+    def on_end(self) -> None:
+        """Called once, as soon as the session is over; why is in the protocol's `end`."""
+        ...
+
+
+class MqttConnection(asyncio.Protocol):
+    """The thin shell around `ServerProtocol`. Made by a `Listener`."""
+
+    __slots__ = (
+        "_ended", "_flush_wanted", "_handler", "_listener", "_reading", "_transport", "_write_paused", "close_by",
+        "protocol",
+    )  # fmt: skip
+
+    def __init__(self, listener: "Listener") -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._reading = True
+        self._write_paused = False
+        self._flush_wanted = False
+        self._ended = False
+        #: When a connection that is over is cut, should the peer not have read its last bytes.
+        self.close_by = float("inf")
+        self.protocol = ServerProtocol(listener.session_limits, listener.now())
+        self._handler: ConnectionHandler = listener.new_handler(self)
+
+    @property
+    def address(self) -> str:
+        """The device's IP address; IPv4-mapped IPv6 is shown as IPv4."""
+        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
+        if not peer:
+            return ""
+        address = ipaddress.ip_address(peer[0].partition("%")[0])
+        return str(getattr(address, "ipv4_mapped", None) or address)
+
+    # ---- called by the event loop ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if not self._listener.admit(self):
+            self._ended = True
+            self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        listener = self._listener
+        if listener.congestion.congested:
+            listener.hold(self)
+        try:
+            self._dispatch(self.protocol.receive_data(data, listener.now()))
+            self.flush()
+        except Exception:
+            self.fail()
+
+    def eof_received(self) -> bool:
+        self._dispatch(self.protocol.receive_eof())
+        self.flush()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ended:
+            self._dispatch(self.protocol.receive_eof())
+            self._end()
+        self._transport = None
+        self._listener.forget(self)
+
+    def pause_writing(self) -> None:
+        """The device does not read: we stop reading too, so that no more answers pile up."""
+        self._write_paused = True
+        self._update_reading()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._update_reading()
+
+    # ---- called by the listener and the handler ----
+
+    def tick(self, now: float) -> None:
+        """Looks at the deadlines."""
+        if self._ended:
+            if now >= self.close_by:
+                self.abort()
+        elif self.protocol.next_deadline <= now:
+            self.protocol.tick(now)
+            self.flush()
+
+    def resume(self) -> None:
+        """Back-pressure is over for this connection."""
+        if not self._ended:
+            self._dispatch(self.protocol.resume(self._listener.now()))
+            self.flush()
+
+    def fail(self) -> None:
+        """A bug of ours, called where it was caught: this connection is dropped, the others never notice."""
+        log.exception("connection dropped for a bug", extra={"address": self.address})
+        self._listener.bugs += 1
+        self.abort()
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def deliver(self, events: list[Event]) -> None:
+        """Handles events that came from calling the protocol, not from the socket, and writes."""
+        self._dispatch(events)
+        self.flush()
+
+    def flush_soon(self) -> None:
+        """Writes once at the end of this turn of the event loop, however often it is asked."""
+        if not self._flush_wanted and not self._ended:
+            self._flush_wanted = True
+            self._listener.flush_soon(self)
+
+    def flush(self) -> None:
+        """Writes what the session has to say and follows its wishes: close, go on, read or not."""
+        self._flush_wanted = False
+        protocol = self.protocol
+        self._write()
+        while protocol.resumable:
+            self._dispatch(protocol.resume(self._listener.now()))
+            self._write()
+        if protocol.close_expected:
+            self._end()
+        else:
+            self._update_reading()
+
+    # ---- inside ----
+
+    def _dispatch(self, events: list[Event]) -> None:
+        handler = self._handler
+        for event in events:
+            if type(event) is Publish:
+                handler.on_publish(event)
+            elif isinstance(event, Connect):
+                handler.on_connect(event)
+            elif isinstance(event, Subscribe):
+                handler.on_subscribe(event)
+            elif isinstance(event, Unsubscribe):
+                handler.on_unsubscribe(event)
+
+    def _write(self) -> None:
+        data = self.protocol.data_to_send()
+        # uvloop raises on writing to a transport that has closed meanwhile.
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(data) if len(data) > 1 else data[0])
+
+    def _update_reading(self) -> None:
+        want = self.protocol.want_read and not self._write_paused
+        if want is self._reading or self._ended or self._transport is None:
+            return
+        self._reading = want
+        if want:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._listener.release(self)
+        self._handler.on_end()
+        if self._transport is not None:
+            self.close_by = self._listener.close_by()
+            self._transport.close()

@@ -1,0 +1,315 @@
+"""The composition root: turns settings into running parts, starts them, waits for a signal, stops them in order."""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from proxy import logs
+from proxy.admin.app import AdminServer, Check, Views, make_app
+from proxy.clock import monotonic
+from proxy.config import Settings, split_address
+from proxy.errors import ConfigError
+from proxy.flows.drain import drain
+from proxy.flows.goodbyes import Goodbyes
+from proxy.flows.presence import Presence
+from proxy.flows.uplink import Uplink, UplinkSettings
+from proxy.kafka.batches import md5_partition
+from proxy.kafka.client import AioKafkaGateway, GatewaySettings
+from proxy.kafka.embedded import EmbeddedKafka
+from proxy.kafka.readers import tail
+from proxy.metrics import Metrics
+from proxy.net.listener import Listener
+from proxy.policy.authenticators.base import Chain
+from proxy.policy.authenticators.password_file import PasswordFile
+from proxy.policy.routes import RouteTable, preset_rules
+from proxy.session.events import SessionLimits
+
+log = logging.getLogger(__name__)
+
+
+class Node:
+    """One replica."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
+        self.gateway = AioKafkaGateway(_gateway_settings(settings), self.metrics.gateway)
+        self.presence = Presence(
+            self.gateway,
+            self.metrics,
+            settings.status_topic(),
+            settings.node.id,
+            key_is_action=settings.status.key == "action",
+        )
+        self.chain = _chain(settings)
+        self.uplink = Uplink(
+            UplinkSettings(
+                settings.node.id,
+                settings.kafka.headers,
+                settings.routing.unmatched == "reject",
+                settings.limits.connects_per_second_max,
+            ),
+            self.gateway,
+            self.routes,
+            self.chain,
+            self.presence,
+            Goodbyes(),
+            self.metrics,
+        )
+        self.listener = Listener(
+            _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
+        )
+        loop = asyncio.get_running_loop()
+        self.gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
+        self.admin = AdminServer(
+            make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
+        )
+        self.started = False
+        self._add_gauges()
+
+    @property
+    def topics(self) -> list[str]:
+        """Every Kafka topic that this replica writes to."""
+        return [*self.routes.topics, self.settings.status_topic()]
+
+    # ---- what the operator sees ----
+
+    def ready(self) -> Check:
+        return Check(self.started, "ready" if self.started else "waiting for kafka")
+
+    def checks(self) -> dict[str, Check]:
+        status = self.gateway.status()
+        return {
+            "kafka": Check(
+                status.ready,
+                {
+                    "bootstrap_servers": self.settings.kafka.bootstrap_servers,
+                    "queued_bytes": status.queued_bytes,
+                    "oldest_record_seconds": round(status.oldest_age_seconds, 3),
+                    "congested": status.above_high_water,
+                },
+            ),
+            "started": self.ready(),
+            "safe": Check(not self._unsafe(), self._unsafe() or "acks=all, idempotent"),
+        }
+
+    def _unsafe(self) -> list[str]:
+        kafka = self.settings.kafka
+        unsafe = {
+            "kafka.unsafe_acks": kafka.unsafe_acks != "all",
+            "kafka.unsafe_idempotence": not kafka.unsafe_idempotence,
+        }
+        return [name for name, weaker in unsafe.items() if weaker]
+
+    def _add_gauges(self) -> None:
+        gauge, gateway, listener = self.metrics.gauge, self.gateway, self.listener
+        gauge("mqk_connections", "Open connections", lambda: len(listener.connections))
+        gauge("mqk_connections_held", "Connections that back-pressure holds", lambda: listener.held)
+        gauge("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
+        gauge("mqk_connections_failed", "Connections dropped for a bug of ours", lambda: listener.bugs)
+        gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
+        gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda: gateway.status().queued_bytes)
+        gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest", lambda: gateway.status().oldest_age_seconds)
+        gauge("mqk_kafka_ready", "1 when Kafka answers", lambda: float(gateway.status().ready))
+        gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self._unsafe())))
+
+    # ---- life ----
+
+    async def start(self) -> None:
+        """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
+        await self.gateway.start(self.topics)
+        self._check_md5_partitions()
+        for listener in self.settings.listeners:
+            host, port = split_address(listener.bind)
+            try:
+                bound = await self.listener.listen(host, port)
+            except OSError as error:
+                raise ConfigError("listeners.bind", f"cannot listen on {listener.bind}: {error.strerror}") from None
+            log.info("listening", extra={"host": host, "port": bound})
+        self.started = True
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Lets the devices go, empties the queue, ends everything."""
+        began = monotonic()
+        if self.started:
+            await drain(self.listener, self.uplink, drain_seconds)
+        self.listener.stop()
+        unsettled = await self.gateway.flush(max(1.0, drain_seconds - (monotonic() - began)))
+        await self.gateway.stop()
+        self.chain.close()
+        log.info("stopped", extra={"records_unsettled": unsettled})
+
+    def _check_md5_partitions(self) -> None:
+        wanted = self.settings.routing.md5_partitions
+        for topic in self.topics if wanted else ():
+            count = self.gateway.partitions(topic)
+            if wanted and count < wanted:
+                raise ConfigError("routing.md5_partitions", f"{wanted}, but topic {topic} has {count} partitions")
+
+
+def serve(settings: Settings) -> int:
+    """Runs one replica until SIGTERM or SIGINT; the exit code."""
+    return _run(_serve(settings, _no_companion), settings)
+
+
+def dev(settings: Settings) -> int:
+    """Runs the proxy on a Kafka that lives in memory and prints what arrives there; the exit code."""
+    return _run(_dev(settings), settings)
+
+
+def explain(settings: Settings, topic: str, clientid: str, username: str | None) -> dict[str, object]:
+    """What would become of a PUBLISH, without any connection. The partition needs `routing.md5_partitions` or is that
+    of `kafka.partitions`, the count of a topic that we create.
+    """
+    routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
+    rule = routes.match(topic)
+    explained: dict[str, object] = {"topic": topic, "clientid": clientid, "username": username}
+    explained["rules"] = [f"{name}: {said}" for name, said in routes.explain(topic)]
+    if rule is None:
+        return explained | {"kafka_topic": None, "outcome": settings.routing.unmatched}
+    count = settings.routing.md5_partitions or settings.kafka.partitions
+    return explained | {
+        "kafka_topic": rule.topic,
+        "key": topic,
+        "partition": md5_partition(topic.encode(), count),
+        "partitions": count,
+    }
+
+
+def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
+    logs.set_up(settings.log.level, settings.log.format, monotonic)
+    for talkative in ("aiokafka", "uvicorn"):
+        logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - an extra: asyncio's own loop does the same, slower
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main)
+    with asyncio.Runner() as runner:
+        return runner.run(main)
+
+
+async def _no_companion(_node: Node) -> None:
+    await asyncio.Event().wait()
+
+
+async def _serve(settings: Settings, companion: Callable[[Node], Coroutine[Any, Any, None]]) -> int:
+    """Start, wait for a signal, stop. A second signal cuts the drain short."""
+    _raise_file_limit()
+    for warning in settings.warnings():
+        log.warning(warning)
+    node = Node(settings)
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    admin = asyncio.create_task(node.admin.run_until_stopped())
+    log.info("admin port open", extra={"port": node.admin.port})
+    interrupted = asyncio.create_task(signals.get())
+    running = asyncio.create_task(_start_and_accompany(node, companion))
+    try:
+        await asyncio.wait((interrupted, running), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running
+        running.cancel()
+        stopping = asyncio.create_task(node.stop(settings.node.drain_seconds))
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        if not stopping.done():
+            log.warning("told twice: stopping at once")
+            stopping.cancel()
+    finally:
+        node.admin.should_exit = True
+        await admin
+    return 128 + signal.SIGINT if interrupted.done() and interrupted.result() == signal.SIGINT else 0
+
+
+async def _start_and_accompany(node: Node, companion: Callable[[Node], Coroutine[Any, Any, None]]) -> None:
+    await node.start()
+    await companion(node)
+
+
+async def _dev(settings: Settings) -> int:
+    routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
+    kafka = EmbeddedKafka()
+    await kafka.start([*routes.topics, settings.status_topic()])
+    embedded = settings.kafka.model_copy(
+        update={"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1}
+    )
+    try:
+        return await _serve(settings.model_copy(update={"kafka": embedded}), _print_records)
+    finally:
+        await kafka.stop()
+
+
+async def _print_records(node: Node) -> None:
+    """What a newcomer sees: where to publish, then every record as Kafka has it."""
+    settings = node.settings
+    host, _, port = settings.listeners[0].bind.rpartition(":")
+    _say(
+        f"""
+This Kafka lives in memory ({settings.kafka.bootstrap_servers[0]}): what is in it is gone when you stop.
+MQTT is on {host}:{port}, health and metrics on http://{settings.admin.bind}/healthz and /metrics. Try:
+
+  mosquitto_pub -h {host} -p {port} -t tlink/pk/dev1/up -m hi -q 1
+
+Every record is shown as it arrives in Kafka. Ctrl-C stops.
+"""
+    )
+    async for record in tail(settings.kafka.bootstrap_servers, node.topics):
+        key = (record.key or b"").decode(errors="replace")
+        value = (record.value or b"").decode(errors="replace")
+        _say(f"{record.topic}[{record.partition}]@{record.offset}  key={key}  value={value}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _raise_file_limit() -> None:
+    """A connection is a file; the soft limit is often 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _gateway_settings(settings: Settings) -> GatewaySettings:
+    kafka = settings.kafka
+    return GatewaySettings(
+        bootstrap_servers=kafka.bootstrap_servers,
+        client_id=f"mqk-{settings.node.id}",
+        delivery_timeout_seconds=kafka.delivery_timeout_seconds,
+        queue_bytes_max=kafka.queue_bytes_max,
+        acks=kafka.unsafe_acks if kafka.unsafe_acks == "all" else int(kafka.unsafe_acks),
+        idempotence=kafka.unsafe_idempotence,
+        md5_partitions=settings.routing.md5_partitions,
+        create_topics=kafka.create_topics,
+        partitions=kafka.partitions,
+        replication_factor=kafka.replication_factor,
+        client=kafka.client.model_dump(),
+    )
+
+
+def _chain(settings: Settings) -> Chain:
+    """Only the last file spends a check on a user that nobody knows, and only where that user is turned away."""
+    auth = settings.auth
+    files = [
+        PasswordFile(entry.path, conceal_unknown=number == len(auth.chain) and not auth.anonymous)
+        for number, entry in enumerate(auth.chain, 1)
+    ]
+    return Chain(files, anonymous=auth.anonymous)
+
+
+def _session_limits(settings: Settings) -> SessionLimits:
+    mqtt = settings.mqtt
+    return SessionLimits(
+        mqtt.connect_timeout_seconds, mqtt.keep_alive_max_seconds, mqtt.publish_bytes_max, mqtt.receive_maximum
+    )

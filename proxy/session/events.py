@@ -1,0 +1,63 @@
+"""What a session tells the product and what the product answers. A packet that says it all is its own event."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from proxy.mqtt.packets import Connect, Publish, ReasonCode, Subscribe, Unsubscribe
+
+#: Connect waits for `accept_connect` or `refuse_connect`; a Publish at QoS 1 for `settle_publish`; the others for
+#: their acknowledgement.
+Event = Connect | Publish | Subscribe | Unsubscribe
+
+
+class EndReason(StrEnum):
+    """Why a connection ended, as `<prefix>status` and the metrics say it."""
+
+    NORMAL = "normal"
+    KEEPALIVE_TIMEOUT = "keepalive_timeout"
+    TCP_CLOSED = "tcp_closed"
+    TAKEN_OVER = "taken_over"
+    NOT_AUTHORIZED = "not_authorized"
+    PROTOCOL_ERROR = "protocol_error"
+    MALFORMED_PACKET = "malformed_packet"
+    PACKET_TOO_LARGE = "packet_too_large"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    KAFKA_UNAVAILABLE = "kafka_unavailable"
+    SERVER_SHUTTING_DOWN = "server_shutting_down"
+
+
+_END_REASONS = {
+    ReasonCode.SUCCESS: EndReason.NORMAL,
+    ReasonCode.MALFORMED_PACKET: EndReason.MALFORMED_PACKET,
+    ReasonCode.NOT_AUTHORIZED: EndReason.NOT_AUTHORIZED,
+    ReasonCode.SERVER_BUSY: EndReason.KAFKA_UNAVAILABLE,
+    ReasonCode.SERVER_SHUTTING_DOWN: EndReason.SERVER_SHUTTING_DOWN,
+    ReasonCode.KEEP_ALIVE_TIMEOUT: EndReason.KEEPALIVE_TIMEOUT,
+    ReasonCode.SESSION_TAKEN_OVER: EndReason.TAKEN_OVER,
+    ReasonCode.PACKET_TOO_LARGE: EndReason.PACKET_TOO_LARGE,
+    ReasonCode.MESSAGE_RATE_TOO_HIGH: EndReason.QUOTA_EXCEEDED,
+    ReasonCode.QUOTA_EXCEEDED: EndReason.QUOTA_EXCEEDED,
+}
+
+
+def end_reason(reason_code: int) -> EndReason:
+    """The end reason of a connection that ended with this reason code; what has none of its own is a protocol error."""
+    return _END_REASONS.get(ReasonCode(reason_code), EndReason.PROTOCOL_ERROR)
+
+
+@dataclass(slots=True)
+class Grant:
+    """What an accepted CONNECT gets. `assigned_client_id` is the identifier that the server made up, if it did."""
+
+    assigned_client_id: str | None = None
+    session_present: bool = False
+
+
+@dataclass(slots=True)
+class SessionLimits:
+    """What every connection of a listener is held to; the settings of the same names."""
+
+    connect_timeout_seconds: float
+    keep_alive_max_seconds: int
+    publish_bytes_max: int
+    receive_maximum: int

@@ -1,0 +1,422 @@
+"""The state machine of one connection, server side. Pure: it has no socket, no clock and no log.
+
+Feed it with `receive_data`, `receive_eof` and `tick`; write what `data_to_send` returns; do what the events ask. It
+never raises on what a peer sends: a broken rule becomes the answer of the standard, and every later byte is discarded.
+"""
+
+from collections import deque
+from typing import Final
+
+from proxy import limits
+from proxy.errors import MqttError, SessionError
+from proxy.mqtt import packets
+from proxy.mqtt.decode import decode_connect, decode_packet, decode_publish
+from proxy.mqtt.encode import PINGRESP, encode_ack, encode_packet
+from proxy.mqtt.framing import Framer
+from proxy.mqtt.packets import (
+    CONNACK_RETURN_CODES,
+    CONNACK_SERVER_UNAVAILABLE,
+    MQTT_5_0,
+    Ack,
+    Connack,
+    Connect,
+    Disconnect,
+    Properties,
+    Publish,
+    ReasonCode,
+    Suback,
+    Subscribe,
+    Unsuback,
+    Unsubscribe,
+)
+from proxy.mqtt.topics import TopicName
+from proxy.session.acks import ReceiveWindow
+from proxy.session.events import EndReason, Event, Grant, SessionLimits, end_reason
+
+#: The two states in which packets are read come first: `state <= CONNECTED` is asked for each one.
+AWAITING_CONNECT: Final = 0
+CONNECTED: Final = 1
+CONNECTING: Final = 2
+CLOSED: Final = 3
+
+#: Why PUBLISH packets are set aside instead of handled.
+_HOLD_APPLICATION: Final = 1
+_HOLD_WINDOW: Final = 2
+#: Set aside with the PUBLISH packets, so that order is kept; anything else is answered at once.
+_ORDERED: Final = frozenset(
+    {packets.PUBLISH, packets.PUBREL, packets.SUBSCRIBE, packets.UNSUBSCRIBE, packets.DISCONNECT}
+)
+#: A connection lives one and a half times its keep alive without a packet [MQTT-3.1.2-22].
+_KEEP_ALIVE_GRACE: Final = 1.5
+#: More than any window can hold: 5.0 has its own answer to a window exceeded, so nothing is set aside for it.
+_NEVER: Final = 65_536
+#: Reason codes that a CONNACK may carry (3.2.2.2); any other reason is said as 0x88, server unavailable.
+_CONNACK_REASONS: Final = frozenset({*range(0x80, 0x8B), 0x8C, 0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F})
+
+
+class ServerProtocol:
+    """One connection. Times are seconds of any monotonic clock."""
+
+    __slots__ = (
+        "_framer", "_held", "_held_bytes", "_hold", "_hold_at", "_keep_alive", "_last_received", "_limits",
+        "_out", "_settled", "_topics", "_window", "connect", "detail", "end", "state", "version",
+        "with_will",
+    )  # fmt: skip
+
+    def __init__(self, session_limits: SessionLimits, now: float) -> None:
+        self._limits = session_limits
+        self._framer = Framer(limits.CONNECT_BYTES_MAX)
+        self._window = ReceiveWindow()
+        self._topics: dict[bytes, TopicName] = {}
+        self._out: list[bytes] = []
+        self._held: deque[tuple[int, bytes]] | None = None
+        self._held_bytes = 0
+        self._hold = 0
+        self._hold_at = _NEVER
+        self._settled = False
+        self._last_received = now
+        self._keep_alive = session_limits.connect_timeout_seconds
+        self.state = AWAITING_CONNECT
+        self.version = packets.MQTT_3_1_1
+        self.connect: Connect | None = None
+        #: Set once `state` is CLOSED: why, in a word and in a sentence, and whether the will is to be published.
+        self.end: EndReason | None = None
+        self.detail = ""
+        self.with_will = False
+
+    # ---- what the peer does ----
+
+    def receive_data(self, data: bytes, now: float) -> list[Event]:
+        """Takes bytes as they came. Events are in the order of their packets."""
+        events: list[Event] = []
+        if self.state == CLOSED:
+            return events
+        if self.state != AWAITING_CONNECT:
+            # The CONNECT timeout counts from the start, or bytes that trickle in would hold the connection for ever.
+            self._last_received = now
+        try:
+            self._framer.feed(data)
+            self._parse(events)
+        except MqttError as error:
+            self._fail(error)
+        return events
+
+    def receive_eof(self) -> list[Event]:
+        """The peer closed its side, or the connection broke. What was set aside is handled first: it may end with the
+        peer's DISCONNECT.
+        """
+        events: list[Event] = []
+        if self.state == CONNECTED:
+            self._hold, self._hold_at = 0, _NEVER
+            events = self._continue()
+        if self.state != CLOSED:
+            self._close(EndReason.TCP_CLOSED, "connection closed by the peer", with_will=True)
+        return events
+
+    def tick(self, now: float) -> None:
+        """Ends the connection when CONNECT or the next packet is overdue."""
+        if self.state == CLOSED or now < self.next_deadline:
+            return
+        if self.state == AWAITING_CONNECT:
+            self._close(EndReason.PROTOCOL_ERROR, "no CONNECT in time", with_will=False)
+        elif self.state == CONNECTED:
+            self.disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep alive is over")
+
+    @property
+    def next_deadline(self) -> float:
+        """When `tick` has something to do if nothing arrives. What we do not read cannot be overdue."""
+        if not self._keep_alive or not self.want_read:
+            return float("inf")
+        return self._last_received + self._keep_alive
+
+    @property
+    def want_read(self) -> bool:
+        """False while what was set aside fills its budget: leave the rest to TCP."""
+        if self.state == CONNECTED and not self._hold:
+            return True
+        return self._held_bytes + self._framer.unread_bytes < limits.HELD_BYTES_MAX or self.state == AWAITING_CONNECT
+
+    @property
+    def close_expected(self) -> bool:
+        """True once everything that is left to do is to write what `data_to_send` returns and close."""
+        return self.state == CLOSED
+
+    @property
+    def unsettled(self) -> int:
+        """Messages received whose acknowledgement has not been handed out."""
+        return len(self._window)
+
+    # ---- what the application answers ----
+
+    def accept_connect(self, grant: Grant) -> list[Event]:
+        """Sends CONNACK; returns what the peer had sent behind its CONNECT."""
+        connect = self.connect
+        if self.state != CONNECTING or connect is None:
+            raise SessionError("no CONNECT waits for an answer")
+        self._keep_alive = self._granted_keep_alive(connect) * _KEEP_ALIVE_GRACE
+        self._framer.packet_bytes_max = self._limits.publish_bytes_max
+        if self.version < MQTT_5_0:
+            self._hold_at = self._limits.receive_maximum
+        properties = self._connack_properties(connect, grant) if self.version == MQTT_5_0 else {}
+        self._send(Connack(grant.session_present, ReasonCode.SUCCESS, properties))
+        self.state = CONNECTED
+        return self._continue()
+
+    def refuse_connect(self, reason_code: int, detail: str) -> None:
+        """Sends CONNACK with the reason, or the return code of 3.1.1 nearest to it, and closes."""
+        if self.state not in {AWAITING_CONNECT, CONNECTING}:
+            raise SessionError("no CONNECT waits for an answer")
+        if self.version < MQTT_5_0:
+            self._send(Connack(False, CONNACK_RETURN_CODES.get(reason_code, CONNACK_SERVER_UNAVAILABLE)))
+        else:
+            known = reason_code in _CONNACK_REASONS
+            self._send(Connack(False, reason_code if known else ReasonCode.SERVER_UNAVAILABLE))
+        self._close(end_reason(reason_code), detail, with_will=False)
+
+    def settle_publish(self, packet_id: int, reason_code: int) -> None:
+        """The outcome of a QoS 1 message is known; its PUBACK leaves when those before it can."""
+        self._window.settle(packet_id, reason_code)
+        self._settled = True
+
+    def acknowledge_subscribe(self, packet_id: int, reason_codes: list[int]) -> None:
+        """One reason code for each topic filter [MQTT-3.8.4-5]; before 5.0 every refusal is 0x80."""
+        if self.version < MQTT_5_0:
+            reason_codes = [min(code, ReasonCode.UNSPECIFIED_ERROR) for code in reason_codes]
+        self._send(Suback(packet_id, reason_codes))
+
+    def acknowledge_unsubscribe(self, packet_id: int, reason_codes: list[int]) -> None:
+        """One reason code for each topic filter; 3.1.1 has none."""
+        self._send(Unsuback(packet_id, reason_codes if self.version == MQTT_5_0 else []))
+
+    def disconnect(self, reason_code: int, detail: str, *, with_will: bool = True) -> None:
+        """Ends the connection from our side: 5.0 hears why, after the acknowledgements that are due; 3.x is closed."""
+        if self.state == CLOSED:
+            return
+        if self.state != CONNECTED:
+            # Never DISCONNECT before CONNACK [MQTT-3.14.0-1].
+            self.refuse_connect(reason_code, detail)
+            return
+        self._release_acks()
+        if self.version == MQTT_5_0:
+            self._send(Disconnect(reason_code))
+        self._close(end_reason(reason_code), detail, with_will=with_will)
+
+    def hold(self) -> None:
+        """Sets PUBLISH packets aside until `resume`; PINGREQ is still answered."""
+        self._hold |= _HOLD_APPLICATION
+
+    def resume(self, now: float) -> list[Event]:
+        """Handles what was set aside. Call it when back-pressure ends, and after writing if `resumable`."""
+        self._hold = 0
+        self._last_received = now
+        return self._continue()
+
+    @property
+    def resumable(self) -> bool:
+        """True when only the window of 3.1.1 held messages back and it has room again."""
+        return self._hold == _HOLD_WINDOW and len(self._window) < self._limits.receive_maximum
+
+    def data_to_send(self) -> list[bytes]:
+        """What is to be written now, in order."""
+        if self._settled:
+            self._release_acks()
+        out, self._out = self._out, []
+        return out
+
+    # ---- inside ----
+
+    def _parse(self, events: list[Event]) -> None:
+        framer = self._framer
+        window = self._window
+        while self.state <= CONNECTED and framer.next_packet():
+            if self._hold or self._held or len(window) >= self._hold_at:
+                self._set_aside(framer, events)
+            elif framer.first_byte >> 4 == packets.PUBLISH and self.state == CONNECTED:
+                self._receive_publish(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
+            else:
+                self._receive_packet(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
+
+    def _receive_packet(self, first_byte: int, buffer: bytes, start: int, stop: int, events: list[Event]) -> None:
+        if self.state == AWAITING_CONNECT:
+            self._receive_connect(first_byte, buffer, start, stop, events)
+        elif first_byte >> 4 == packets.PUBLISH:
+            self._receive_publish(first_byte, buffer, start, stop, events)
+        else:
+            self._receive_other(first_byte, buffer, start, stop, events)
+
+    def _receive_publish(self, first_byte: int, buffer: bytes, start: int, stop: int, events: list[Event]) -> None:
+        topics = self._topics
+        publish = decode_publish(first_byte, buffer, start, stop, self.version, topics)
+        if len(topics) > limits.TOPICS_CACHED_PER_CONNECTION_MAX:
+            topics.clear()
+        if publish.properties or not publish.topic.raw:
+            self._check_topic(publish.topic, publish.properties)
+        if publish.qos and not self._open_window(publish):
+            return
+        events.append(publish)
+
+    def _open_window(self, publish: Publish) -> bool:
+        """False for a retry of what is on its way to Kafka: one acknowledgement answers both."""
+        window = self._window
+        packet_id = publish.packet_id
+        if publish.qos == 2:
+            # Maximum QoS 1 was announced [MQTT-3.2.2-11].
+            raise MqttError(ReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not supported")
+        if packet_id in window:
+            if self.version < MQTT_5_0 and publish.dup:
+                return False
+            raise MqttError(ReasonCode.PROTOCOL_ERROR, f"packet identifier {packet_id} is in use")
+        if len(window) >= self._limits.receive_maximum and self.version == MQTT_5_0:
+            # [MQTT-3.3.4-9]
+            raise MqttError(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "more messages in flight than Receive Maximum")
+        window.open(packet_id)
+        return True
+
+    def _check_topic(self, topic: TopicName, properties: Properties) -> None:
+        if packets.TOPIC_ALIAS in properties:
+            # Topic Alias Maximum 0 was announced [MQTT-3.3.2-9].
+            raise MqttError(ReasonCode.TOPIC_ALIAS_INVALID, "topic aliases are not supported")
+        if packets.SUBSCRIPTION_IDENTIFIER in properties:
+            # [MQTT-3.3.4-6]
+            raise MqttError(ReasonCode.PROTOCOL_ERROR, "PUBLISH from a client has a Subscription Identifier")
+        if not topic.raw:
+            # [MQTT-4.7.3-1]
+            raise MqttError(ReasonCode.PROTOCOL_ERROR, "topic name is empty")
+
+    def _receive_connect(self, first_byte: int, buffer: bytes, start: int, stop: int, events: list[Event]) -> None:
+        if first_byte != packets.CONNECT << 4:
+            # [MQTT-3.1.0-1]
+            raise MqttError(ReasonCode.PROTOCOL_ERROR, "the first packet is not a CONNECT")
+        connect = decode_connect(buffer, start, stop)
+        self.connect = connect
+        self.version = connect.protocol_version
+        self.state = CONNECTING
+        if packets.AUTHENTICATION_METHOD in connect.properties:
+            raise MqttError(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not supported")
+        if connect.will is not None and connect.will.qos == 2 and self.version == MQTT_5_0:
+            # [MQTT-3.2.2-12]
+            raise MqttError(ReasonCode.QOS_NOT_SUPPORTED, "will has QoS 2")
+        if not connect.client_id and not connect.clean_start and self.version < MQTT_5_0:
+            # [MQTT-3.1.3-8]
+            raise MqttError(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "empty client identifier without clean session")
+        events.append(connect)
+
+    def _receive_other(self, first_byte: int, buffer: bytes, start: int, stop: int, events: list[Event]) -> None:
+        packet = decode_packet(first_byte, buffer, start, stop, self.version)
+        match packet:
+            case packets.Pingreq():
+                self._out.append(PINGRESP)
+            case Subscribe() | Unsubscribe():
+                events.append(packet)
+            case Disconnect():
+                self._receive_disconnect(packet)
+            case Ack():
+                self._receive_ack(packet)
+            case _:
+                # A second CONNECT [MQTT-3.1.0-2], AUTH without a method, or what only a server sends.
+                name = type(packet).__name__.upper()
+                raise MqttError(ReasonCode.PROTOCOL_ERROR, f"{name} is not allowed here")
+
+    def _receive_disconnect(self, packet: Disconnect) -> None:
+        connect = self.connect
+        expiry = packet.properties.get(packets.SESSION_EXPIRY_INTERVAL)
+        if expiry and connect is not None and not connect.properties.get(packets.SESSION_EXPIRY_INTERVAL):
+            # [MQTT-3.14.2-2]: it may not be raised from 0.
+            raise MqttError(ReasonCode.PROTOCOL_ERROR, "Session Expiry Interval was 0 at CONNECT")
+        # [MQTT-3.14.4-3]: the will goes with a normal DISCONNECT and only with that.
+        self._close(EndReason.NORMAL, "DISCONNECT received", with_will=packet.reason_code != ReasonCode.SUCCESS)
+
+    def _receive_ack(self, packet: Ack) -> None:
+        """Nothing of ours is in flight, so no identifier is known: PUBREL and PUBREC get an answer, the rest none."""
+        if packet.packet_type == packets.PUBREL:
+            self._out.append(
+                encode_ack(packets.PUBCOMP, packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND, self.version)
+            )
+        elif packet.packet_type == packets.PUBREC and self.version == MQTT_5_0:
+            self._out.append(
+                encode_ack(packets.PUBREL, packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND, self.version)
+            )
+
+    def _set_aside(self, framer: Framer, events: list[Event]) -> None:
+        if len(self._window) >= self._hold_at:
+            self._hold |= _HOLD_WINDOW
+        if framer.first_byte >> 4 not in _ORDERED:
+            self._receive_packet(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
+            return
+        if self._held is None:
+            self._held = deque()
+        self._held.append((framer.first_byte, framer.buffer[framer.start : framer.stop]))
+        self._held_bytes += framer.stop - framer.start
+
+    def _continue(self) -> list[Event]:
+        """What was set aside first, then what lies unread, until something holds again."""
+        events: list[Event] = []
+        try:
+            while self._held and not self._hold and self.state == CONNECTED:
+                if len(self._window) >= self._hold_at:
+                    self._hold |= _HOLD_WINDOW
+                    break
+                first_byte, body = self._held.popleft()
+                self._held_bytes -= len(body)
+                self._receive_packet(first_byte, body, 0, len(body), events)
+            self._parse(events)
+        except MqttError as error:
+            self._fail(error)
+        return events
+
+    def _granted_keep_alive(self, connect: Connect) -> int:
+        """Seconds. Only 5.0 can be told another value than it asked for, so only 5.0 is held to one."""
+        most = self._limits.keep_alive_max_seconds
+        if self.version == MQTT_5_0 and not 0 < connect.keep_alive <= most:
+            return most
+        return connect.keep_alive
+
+    def _connack_properties(self, connect: Connect, grant: Grant) -> Properties:
+        """Announces what this version lacks, and limits that differ from the standard's defaults."""
+        properties: Properties = {
+            packets.RECEIVE_MAXIMUM: self._limits.receive_maximum,
+            packets.MAXIMUM_QOS: 1,
+            packets.MAXIMUM_PACKET_SIZE: self._limits.publish_bytes_max,
+            packets.WILDCARD_SUBSCRIPTION_AVAILABLE: 0,
+            packets.SUBSCRIPTION_IDENTIFIER_AVAILABLE: 0,
+            packets.SHARED_SUBSCRIPTION_AVAILABLE: 0,
+        }
+        if connect.properties.get(packets.SESSION_EXPIRY_INTERVAL):
+            properties[packets.SESSION_EXPIRY_INTERVAL] = 0
+        if grant.assigned_client_id is not None:
+            properties[packets.ASSIGNED_CLIENT_IDENTIFIER] = grant.assigned_client_id
+        keep_alive = self._granted_keep_alive(connect)
+        if keep_alive != connect.keep_alive:
+            properties[packets.SERVER_KEEP_ALIVE] = keep_alive
+        return properties
+
+    def _release_acks(self) -> None:
+        self._settled = False
+        version = self.version
+        for packet_id, reason_code in self._window.release():
+            self._out.append(encode_ack(packets.PUBACK, packet_id, reason_code, version))
+
+    def _send(self, packet: packets.Packet) -> None:
+        self._out.append(encode_packet(packet, self.version))
+
+    def _fail(self, error: MqttError) -> None:
+        """The one place where a broken rule becomes an answer."""
+        if self.state == CONNECTED or self._can_be_told(error.reason):
+            self.disconnect(error.reason, str(error))
+        else:
+            self._close(end_reason(error.reason), str(error), with_will=False)
+
+    def _can_be_told(self, reason_code: int) -> bool:
+        """Before CONNACK the peer hears why only if its CONNECT could be read and its version has a code for it."""
+        if self.version == MQTT_5_0:
+            return self.state == CONNECTING
+        return reason_code in CONNACK_RETURN_CODES
+
+    def _close(self, end: EndReason, detail: str, *, with_will: bool) -> None:
+        self.end = end
+        self.detail = detail
+        self.with_will = with_will and self.connect is not None and self.connect.will is not None
+        self.state = CLOSED
+        self._held = None
+        self._held_bytes = 0
+        self._topics = {}

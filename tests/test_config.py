@@ -1,0 +1,370 @@
+"""Settings: where they come from, which is stronger, and what is said of every one that is wrong."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError, create_model
+
+from proxy.config import ConfigErrors, Loaded, Settings, describe, load, split_address
+from proxy.config.problems import ABSENT_KEYS, ABSENT_VALUES, explain, mask
+from proxy.config.settings import PUBLISH_BYTES_CEILING
+from proxy.errors import ConfigError
+
+OPEN = "[auth]\nanonymous = true\n"
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    return tmp_path / "mqk.toml"
+
+
+def given(toml: Path, text: str, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Loaded:
+    toml.write_text(OPEN + text)
+    return load(toml, overrides, environ or {})
+
+
+def problems(
+    toml: Path, text: str, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> list[str]:
+    with pytest.raises(ConfigErrors) as raised:
+        given(toml, text, overrides, environ)
+    return str(raised.value).replace(f"file {toml}", "file").splitlines()
+
+
+def test_defaults_are_the_public_interface() -> None:
+    settings = load(None, ["auth.anonymous=true"]).settings
+    assert settings.kafka.bootstrap_servers == ["127.0.0.1:9092"]
+    assert settings.kafka.topic_prefix == "tlink_device_"
+    assert (settings.kafka.unsafe_acks, settings.kafka.unsafe_idempotence) == ("all", True)
+    assert [listener.bind for listener in settings.listeners] == ["0.0.0.0:1883"]
+    assert settings.routing.preset == "tlink"
+    assert settings.status_topic() == "tlink_device_status"
+    assert settings.warnings() == []
+
+
+def test_flag_beats_environment_beats_file(toml: Path) -> None:
+    text = '[kafka]\ntopic_prefix = "file_"\npartitions = 3\nreplication_factor = 2\n'
+    environ = {"MQK_KAFKA__TOPIC_PREFIX": "environment_", "MQK_KAFKA__PARTITIONS": "4", "HOME": "/"}
+    settings, origin = given(toml, text, ["kafka.topic_prefix=flag_"], environ)
+    assert (settings.kafka.topic_prefix, origin["kafka.topic_prefix"]) == ("flag_", "flag")
+    assert (settings.kafka.partitions, origin["kafka.partitions"]) == (4, "environment MQK_KAFKA__PARTITIONS")
+    assert (settings.kafka.replication_factor, origin["kafka.replication_factor"]) == (2, f"file {toml}")
+    assert origin["kafka.create_topics"] == "default"
+
+
+def test_what_a_command_assumes_is_the_weakest(toml: Path) -> None:
+    base = {"auth": {"anonymous": True}, "listeners": [{"bind": "127.0.0.1:1883"}]}
+    settings, origin = load(None, environ={"MQK_AUTH__ANONYMOUS": "yes"}, base=base)
+    assert settings.listeners[0].bind == "127.0.0.1:1883"
+    assert (origin["listeners[0].bind"], origin["listeners[0].transport"]) == ("command", "default")
+    assert origin["auth.anonymous"] == "environment MQK_AUTH__ANONYMOUS"
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("kafka.bootstrap_servers=a:1, b:2", ["a:1", "b:2"]),
+        ('kafka.bootstrap_servers=["a:1"]', ["a:1"]),
+        ("kafka.headers=", []),
+        ("kafka.create_topics=false", False),
+        ("kafka.unsafe_acks=all", "all"),
+        ("kafka.topic_prefix=", ""),
+        ("kafka.topic_prefix=12", "12"),
+        ("routing.md5_partitions=12", 12),
+        ("status.topic=${prefix}a", "${prefix}a"),
+        ('listeners=[{"bind": "[::1]:1883"}]', [{"bind": "[::1]:1883", "transport": "tcp"}]),
+    ],
+)
+def test_text_is_read_as_its_setting_needs_it(override: str, value: object) -> None:
+    section, _, name = override.partition("=")[0].partition(".")
+    dumped = load(None, ["auth.anonymous=true", override]).settings.model_dump()[section]
+    assert (dumped[name] if name else dumped) == value
+    variable = f"MQK_{override.partition('=')[0].replace('.', '__').upper()}"
+    environ = {variable: override.partition("=")[2], "MQK_AUTH__ANONYMOUS": "true"}
+    dumped = load(None, environ=environ).settings.model_dump()[section]
+    assert (dumped[name] if name else dumped) == value
+
+
+def test_a_list_replaces_the_list_of_a_weaker_source(toml: Path) -> None:
+    text = '[[listeners]]\nbind = "127.0.0.1:1"\ntransport = "tcp"\n[[listeners]]\nbind = "127.0.0.1:2"\n'
+    settings, origin = given(toml, text, ['listeners=[{"bind": "127.0.0.1:3"}]'])
+    assert [listener.bind for listener in settings.listeners] == ["127.0.0.1:3"]
+    assert {key: said for key, said in origin.items() if key.startswith("listeners")} == {
+        "listeners[0].bind": "flag",
+        "listeners[0].transport": "default",
+    }
+
+
+def test_paths_are_relative_to_the_file(toml: Path) -> None:
+    text = (
+        '[[auth.chain]]\ntype = "password_file"\npath = "passwd"\n[[auth.chain]]\ntype = "password_file"\npath = "/p"\n'
+    )
+    chain = given(toml, text).settings.auth.chain
+    assert [entry.path for entry in chain] == [toml.parent / "passwd", Path("/p")]
+
+
+def test_every_problem_is_reported_at_once(toml: Path) -> None:
+    text = """
+    [kafka]
+    botstrap_servers = ["a:1"]
+    compression = "lz4"
+    partitions = 0
+    create_topics = "true"
+    client = { security_protocol = "SSL", ssl_cafile = "ca.crt" }
+    [[listeners]]
+    bind = "::1:1883"
+    tls = { certificate = "server.crt" }
+    [log]
+    level = "loud"
+    """
+    overrides = ["mqtt.receive_maximum=many", "kafka.client.sasl_plain_password=hunter2"]
+    found = problems(toml, text, overrides, {"MQK_KAFKA_TOPIC_PREFIX": "x"})
+    assert set(found) == {
+        "kafka.botstrap_servers: unknown setting; did you mean kafka.bootstrap_servers? [file]",
+        "kafka.compression: not in this version (0.1.0) [file]",
+        "kafka.partitions: should be greater than or equal to 1, not 0 [file]",
+        'kafka.create_topics: should be a valid boolean, not "true" [file]',
+        'kafka.client.security_protocol: "SSL" is not in this version (0.1.0) [file]',
+        "kafka.client.ssl_cafile: not in this version (0.1.0) [file]",
+        "kafka.client.sasl_plain_password: not in this version (0.1.0) [flag]",
+        'listeners[0].bind: an IPv6 address stands in brackets, as in [::1]:1883, not "::1:1883" [file]',
+        "listeners[0].tls: not in this version (0.1.0) [file]",
+        "log.level: should be 'debug', 'info', 'warning' or 'error', not \"loud\" [file]",
+        'mqtt.receive_maximum: should be a valid integer, not "many" [flag]',
+        "kafka_topic_prefix: unknown setting; did you mean kafka.topic_prefix? [environment MQK_KAFKA_TOPIC_PREFIX]",
+    }
+    assert len(found) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('kafka = "x"', 'kafka: should be a table, not "x" [file]'),
+        ("[kafka]\npartitions = true", "kafka.partitions: should be a valid integer, not true [file]"),
+        ("[kafka]\nreplication_factor = 0", "kafka.replication_factor: should be -1 or at least 1 [file]"),
+        ("[kafka]\nbootstrap_servers = []", "kafka.bootstrap_servers: list should have at least 1 item"),
+        ('[kafka]\nbootstrap_servers = ["a:0"]', "kafka.bootstrap_servers[0]: should be host:port with a port of 1 to"),
+        ('[kafka]\nheaders = ["mqtt.topic", "mqtt.topic"]', "kafka.headers: given twice: mqtt.topic [file]"),
+        ('[kafka]\nheaders = ["mqtt.foo"]', "kafka.headers[0]: should be 'mqtt.topic', 'mqtt.clientid',"),
+        ('[kafka]\ntopic_prefix = "a b"', "kafka.topic_prefix: should be made of letters, digits, dots, underscores"),
+        ('[kafka]\nunsafe_acks = "1"', 'kafka.unsafe_idempotence: Kafka is idempotent only with kafka.unsafe_acks = "'),
+        ("[mqtt]\npublish_bytes_max = 1048588", "mqtt.publish_bytes_max: should be less than or equal to 1031180, not"),
+        ('[status]\ntopic = "${node}status"', "status.topic: should be ${prefix} and at most 49 letters"),
+        ('[admin]\nbind = "0.0.0.0:1883"', "admin: admin.bind 0.0.0.0:1883 is a listener's already [file]"),
+        ('[[listeners]]\nbind = "a:1"\n[[listeners]]\nbind = "a:1"', "listeners: given twice: a:1 [file]"),
+        ("listeners = []", "listeners: list should have at least 1 item after validation, not 0 [file]"),
+        ('[[auth.chain]]\ntype = "password_file"', "auth.chain[0].path: has no default and must be given [file]"),
+        ('[[auth.chain]]\ntype = ["http"]', "auth.chain[0].type: should be 'password_file', not [\"http\"] [file]"),
+        ("[node]\nid = 7", "node.id: should be a valid string, not 7 [file]"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(toml: Path, text: str, message: str) -> None:
+    toml.write_text(text + "\n" + ("" if "auth" in text else OPEN))
+    with pytest.raises(ConfigErrors) as raised:
+        load(toml)
+    assert any(line.startswith(message) for line in str(raised.value).replace(f"file {toml}", "file").splitlines())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("kafka", "--set: write key=value, not 'kafka'"),
+        ("=x", "--set: write key=value, not '=x'"),
+        ("listeners=127.0.0.1:1883", "listeners: should be a list of tables in JSON: "),
+        ('kafka.headers=["a"', "kafka.headers: begins like a list in JSON, and is none: "),
+        ("listeners[0].bind=a:1", "listeners[0]: unknown setting; did you mean listeners? [flag]"),
+        ("nonsense.entirely=1", "nonsense: unknown setting [flag]"),
+        ("kafka.compresion=lz4", "kafka.compresion: unknown setting; did you mean kafka.compression? [flag]"),
+        ("kafka.topic_prefix.x=1", 'kafka.topic_prefix: should be a valid string, not {"x": "1"} [flag]'),
+    ],
+)
+def test_a_wrong_flag_is_refused_by_name(toml: Path, override: str, message: str) -> None:
+    assert problems(toml, "", [override])[0].startswith(message)
+
+
+def test_nobody_could_connect() -> None:
+    with pytest.raises(ConfigErrors, match=r"^auth: nobody could connect: .* or set auth.anonymous = true$"):
+        load(None)
+
+
+def test_an_absent_authenticator_is_one_problem(toml: Path) -> None:
+    text = '[[auth.chain]]\ntype = "http"\nurl = "http://127.0.0.1/"\n'
+    assert problems(toml, text) == ['auth.chain[0].type: "http" is not in this version (0.1.0) [file]']
+
+
+def test_a_service_named_mqk_does_not_stop_a_pod() -> None:
+    names = ["MQK_SERVICE_HOST", "MQK_SERVICE_PORT_MQTT", "MQK_PORT", "MQK_PORT_1883_TCP", "MQK_ADMIN_PORT_80_TCP_ADDR"]
+    environ = dict.fromkeys(names, "x") | {"MQK_AUTH__ANONYMOUS": "true"}
+    assert load(None, environ=environ).settings.auth.anonymous
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read: No such file"), (b"\xff", "is not TOML: .*utf-8"), (b"a = = 1", "is not TOML: .*line 1")],
+)
+def test_a_file_that_cannot_be_used_is_named(toml: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        toml.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^{toml}: {message}"):
+        load(toml)
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("127.0.0.1:1883", ("127.0.0.1", 1883)),
+        ("[::1]:1883", ("::1", 1883)),
+        ("[::]:0", ("::", 0)),
+        ("kafka_1.example:9092", ("kafka_1.example", 9092)),
+    ],
+)
+def test_an_address_has_two_parts(address: str, parts: tuple[str, int]) -> None:
+    assert split_address(address) == parts
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "1883", ":1883", "a:", "a:65536", "a:-1", "a:1x", "::1:1883", "[::g]:1", "256.1.1.1:1", "a b:1", "a:٣"],
+)
+def test_a_wrong_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        split_address(address)
+
+
+def test_what_weakens_a_promise_is_said(toml: Path) -> None:
+    text = '[kafka]\nunsafe_acks = "1"\nunsafe_idempotence = false\n[routing]\npreset = "none"\nmd5_partitions = 257\n'
+    warnings = given(toml, text).settings.warnings()
+    assert [warning.split(" is ")[0] for warning in warnings] == [
+        "kafka.unsafe_acks",
+        "kafka.unsafe_idempotence",
+        "routing.md5_partitions",
+        "routing.preset",
+    ]
+
+
+def test_the_longest_topic_is_one_that_kafka_takes(toml: Path) -> None:
+    longest = [f"kafka.topic_prefix={'p' * 200}", "status.topic=${prefix}" + "s" * 49]
+    assert len(given(toml, "", longest).settings.status_topic()) == 249
+    assert problems(toml, "", [f"status.topic={'s' * 50}"])
+
+
+def test_secrets_are_masked() -> None:
+    assert mask("kafka.client.sasl_plain_password", "hunter2") == "********"
+    assert mask("admin.tokens[0].token_sha256", "ab") == "********"
+    assert mask("auth.chain[0].path", "passwd") == "passwd"
+
+
+def test_a_wrong_secret_is_not_repeated() -> None:
+    with pytest.raises(ValidationError) as raised:
+        create_model("Client", ssl_password=(int, ...)).model_validate({"ssl_password": "hunter2"})
+    (problem,) = explain(raised.value, {})
+    assert problem.message.endswith('not "********"')
+
+
+def test_effective_names_every_setting_once(toml: Path) -> None:
+    rows = given(toml, "").effective()
+    documented = {row.key.replace("[]", "[0]") for row in describe() if not row.key.startswith("auth.chain[")}
+    assert {key for key, _, _ in rows} == documented - {"listeners"}
+    assert json.dumps(rows)
+
+
+def test_an_absent_key_is_not_also_there() -> None:
+    known = {row.key.replace("[]", "") for row in describe()}
+    assert not known & ABSENT_KEYS
+    assert set(ABSENT_VALUES) <= known
+
+
+def test_limits_leave_room_in_a_kafka_record() -> None:
+    assert Settings.model_validate({"auth": {"anonymous": True}, "mqtt": {"publish_bytes_max": PUBLISH_BYTES_CEILING}})
+    # A batch of one record: 61 bytes of batch, at most 32 of record and header lengths.
+    assert PUBLISH_BYTES_CEILING + 16_384 + 61 + 32 < 1_048_588
+
+
+#: One key of everything that the public interface has ever named.
+INTERFACE = """
+[node]
+id = "proxy-0"
+drain_seconds = 30
+agent_bind = "127.0.0.1:8090"
+workers = 1
+slot_port_step = 1
+[kafka]
+bootstrap_servers = ["127.0.0.1:9092"]
+topic_prefix = "tlink_device_"
+internal_prefix = "_mqk_"
+create_topics = true
+replication_factor = 3
+partitions = 12
+delivery_timeout_seconds = 120
+queue_bytes_max = 67108864
+compression = "none"
+unsafe_acks = "all"
+unsafe_idempotence = true
+headers = ["mqtt.topic", "mqtt.clientid"]
+[kafka.client]
+security_protocol = "PLAINTEXT"
+[kafka.clusters.backup]
+bootstrap_servers = ["127.0.0.1:9092"]
+[[listeners]]
+bind = "0.0.0.0:1883"
+transport = "tcp"
+proxy_protocol_from = []
+[listeners.tls]
+certificate = "server.crt"
+[mqtt]
+connect_timeout_seconds = 10
+keep_alive_max_seconds = 3600
+publish_bytes_max = 1000000
+receive_maximum = 128
+topic_alias_maximum = 16
+[limits]
+connections_max = 15000
+connections_per_source_max = 0
+connects_per_second_max = 1000
+publishes_per_second_per_client = 0
+bytes_per_second_per_client = 0
+[auth]
+bind_client_id = false
+anonymous = false
+[[auth.chain]]
+type = "password_file"
+path = "passwd"
+[acl]
+file = "acl.conf"
+[routing]
+preset = "tlink"
+match = "first"
+unmatched = "drop"
+dead_letter = true
+md5_partitions = 12
+allowed_topics = []
+[[routing.rules]]
+topic = "${prefix}ota"
+[status]
+topic = "${prefix}status"
+key = "clientid"
+[commands]
+group = "mqtt-kafka-proxy"
+[events]
+kinds = []
+[sessions]
+expiry_max_seconds = 604800
+[admin]
+bind = "127.0.0.1:8080"
+[[admin.tokens]]
+name = "ops"
+[log]
+level = "info"
+format = "auto"
+"""
+
+
+def test_every_name_of_the_public_interface_is_there_or_said_to_be_absent(toml: Path) -> None:
+    toml.write_text(INTERFACE)
+    with pytest.raises(ConfigErrors) as raised:
+        load(toml)
+    assert all(problem.message.startswith("not in this version (0.1.0)") for problem in raised.value.problems)
+    named = {problem.setting.replace("[0]", "") for problem in raised.value.problems}
+    assert named == {key for key in ABSENT_KEYS if not key.startswith("kafka.client.")}

@@ -49,6 +49,8 @@ PRODUCER_REPLACE_SECONDS_MIN: Final = 1.0
 PRODUCER_STOP_SECONDS_MAX: Final = 2.0
 #: One Kafka request; also what a frozen broker costs.
 KAFKA_REQUEST_SECONDS_MAX: Final = 5.0
+#: How often a flush looks whether everything is settled.
+FLUSH_POLL_SECONDS: Final = 0.01
 #: Pause before a refused batch is offered again.
 RETRY_SECONDS: Final = 1.0
 #: How often the cluster is asked whether it is there.
@@ -61,6 +63,8 @@ TOPIC_CREATION_POLL_SECONDS: Final = 0.1
 TOPIC_REFRESH_SECONDS: Final = 300.0
 #: What a record costs in memory beside its bytes (measured with tracemalloc: 420 B).
 RECORD_OVERHEAD_BYTES: Final = 512
+#: Topic name, client id and user name are headers, each at most 64 KiB long, and there are a few short ones.
+HEADER_BYTES_MAX: Final = 200_000
 #: Kafka's own framing of a record and a batch, kept free below max.message.bytes.
 KAFKA_FRAMING_BYTES: Final = 1_024
 

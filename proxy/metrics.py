@@ -12,13 +12,14 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 import proxy
+from proxy.errors import GatewayError
 
 #: Upper bounds in seconds: from a fast cluster's produce round trip to the delivery deadline.
 _ACK_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 class Histogram(Collector):
-    """A histogram for the hot path: one bisection and two additions per value."""
+    """A histogram for the hot path: one bisection for many equal values."""
 
     def __init__(self, name: str, documentation: str, bounds: tuple[float, ...]) -> None:
         self._name = name
@@ -27,9 +28,9 @@ class Histogram(Collector):
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def observe(self, value: float, times: int = 1) -> None:
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._sum += value * times
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         buckets, running = [], 0
@@ -54,6 +55,12 @@ class PublishCounter(Collector):
         #: The queue was full and nobody waits for it.
         self.dropped = [0, 0]
 
+    def outcome(self, error: GatewayError | None) -> list[int]:
+        """What a settled message counts as."""
+        if error is None:
+            return self.stored
+        return self.undelivered if error.refusal is None else self.refused
+
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily("mqk_publishes", "PUBLISH packets by QoS and outcome", labels=("qos", "result"))
         for result, counts in vars(self).items():
@@ -66,10 +73,6 @@ class GatewayMetrics:
     """What one Kafka gateway counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.ack_seconds = Histogram(
-            "mqk_publish_ack_seconds", "From the receipt of a QoS 1 PUBLISH to Kafka's acknowledgement", _ACK_BOUNDS
-        )
-        registry.register(self.ack_seconds)
         self.batches = Counter("mqk_kafka_batches", "Batches that Kafka acknowledged", registry=registry)
         self.records = Counter("mqk_kafka_records", "Records that Kafka acknowledged", registry=registry)
         self.failed_batches = Counter(
@@ -91,6 +94,10 @@ class Metrics:
         self.disconnects = self._counter("mqk_disconnects", "Ended connections by reason", "reason")
         self.publishes = PublishCounter()
         self.registry.register(self.publishes)
+        self.ack_seconds = Histogram(
+            "mqk_publish_ack_seconds", "From the receipt of a QoS 1 PUBLISH to Kafka's acknowledgement", _ACK_BOUNDS
+        )
+        self.registry.register(self.ack_seconds)
         self.presence = self._counter("mqk_presence_records", "Records for the status topic by outcome", "result")
         self.log_lines_suppressed = self._counter("mqk_log_lines_suppressed", "Log lines of a flood, not written")
         build = Gauge("mqk_build_info", "Always 1; the version is the label", ["version"], registry=self.registry)

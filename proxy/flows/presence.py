@@ -5,7 +5,7 @@ import logging
 
 from proxy.clock import wall_ms
 from proxy.errors import GatewayError
-from proxy.kafka.gateway import KafkaGateway, ProducerRecord
+from proxy.kafka.gateway import KafkaGateway
 from proxy.metrics import Metrics
 from proxy.mqtt.packets import Connect
 from proxy.session.events import EndReason
@@ -56,12 +56,12 @@ class Presence:
         fields |= {"node": self._node, "peer_cert_cn": None}
         value = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         key = str(fields["action" if self._key_is_action else "clientid"]).encode()
-        record = ProducerRecord(self._topic, self._gateway.partition(self._topic, key), key, value.encode(), [])
-        self._gateway.enqueue(record, self._settle, None, fields["clientid"])
+        self._gateway.enqueue(self._gateway.destination(self._topic, key), value.encode(), [], self, 0)
 
-    def _settle(self, token: object, error: GatewayError | None) -> None:
+    def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
+        """As a `Recipient` of the gateway."""
         if error is None:
-            self._stored.inc()
+            self._stored.inc(len(tokens))
         else:
-            self._lost.inc()
-            log.warning("status record lost", extra={"clientid": token, "error": str(error)})
+            self._lost.inc(len(tokens))
+            log.warning("status records lost", extra={"records": len(tokens), "error": str(error)})

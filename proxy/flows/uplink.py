@@ -8,15 +8,15 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from proxy.clock import monotonic
 from proxy.errors import AuthError, GatewayError, Refusal
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
-from proxy.kafka.gateway import Headers, KafkaGateway, ProducerRecord
+from proxy.kafka.gateway import Destination, Headers, KafkaGateway
 from proxy.metrics import Metrics
-from proxy.mqtt.packets import MQTT_5_0, Connect, Publish, ReasonCode, Subscribe, Unsubscribe, Will
+from proxy.mqtt.packets import Connect, Publish, ReasonCode, Subscribe, Unsubscribe, Will
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
 from proxy.policy.authenticators.base import Chain, Login
@@ -37,19 +37,18 @@ _REFUSALS: Final = {
 }
 
 
-class Destination:
-    """What was decided for a topic name of one client. Without a Kafka topic the message goes nowhere."""
+class Decision:
+    """What was decided for a topic name of one client. Without a destination the message goes nowhere."""
 
-    __slots__ = ("generation", "headers", "key", "partition", "reason_code", "topic")
+    __slots__ = ("destination", "generation", "headers", "reason_code")
 
-    def __init__(self, generation: int, reason_code: int, topic: str, partition: int, key: bytes, headers: Headers):
+    def __init__(self, generation: int, destination: Destination | None, headers: Headers, reason_code: int) -> None:
         self.generation = generation
+        self.destination = destination
+        #: Those that every message of this client under this name carries.
+        self.headers = headers
         #: What the device is told when the message goes nowhere.
         self.reason_code = reason_code
-        self.topic = topic
-        self.partition = partition
-        self.key = key
-        self.headers = headers
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,6 +90,7 @@ class Uplink:
         #: Headers that differ from message to message and are wanted with every one.
         self.with_qos = "mqtt.qos" in settings.headers
         self.with_packet_id = "mqtt.packet_id" in settings.headers
+        self.with_message_headers = self.with_qos or self.with_packet_id
         self._logins: set[asyncio.Task[None]] = set()
 
     def new_client(self, connection: MqttConnection) -> "Client":
@@ -111,14 +111,9 @@ class Uplink:
         self._logins.add(login)
         login.add_done_callback(self._logins.discard)
 
-    def settle_unawaited(self, token: object, error: GatewayError | None) -> None:
-        """The outcome of a message that no device waits for: QoS 0, or a will."""
-        if error is None:
-            self.publishes.stored[0] += 1
-        elif error.refusal is not None:
-            self.publishes.refused[0] += 1
-        else:
-            self.publishes.undelivered[0] += 1
+    def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
+        """The outcome of messages that no device waits for, QoS 0 and wills: as a `Recipient` of the gateway."""
+        self.publishes.outcome(error)[0] += len(tokens)
 
 
 class Client:
@@ -188,76 +183,64 @@ class Client:
     def on_publish(self, publish: Publish) -> None:
         uplink = self._uplink
         gateway = uplink.gateway
-        destination = publish.topic.decision
-        if not isinstance(destination, Destination) or destination.generation != gateway.generation:
-            destination = self._decide(publish.topic)
-        if not destination.topic:
-            self._goes_nowhere(publish, destination)
+        decision = publish.topic.decision
+        if not isinstance(decision, Decision) or decision.generation != gateway.generation:
+            decision = self._decide(publish.topic)
+        destination = decision.destination
+        if destination is None:
+            self._goes_nowhere(publish, decision.reason_code)
             return
-        headers = destination.headers
-        if publish.retain or publish.dup or uplink.with_qos or uplink.with_packet_id:
+        headers = decision.headers
+        if publish.retain or publish.dup or uplink.with_message_headers:
             headers = headers + self._message_headers(publish)
-        record = ProducerRecord(destination.topic, destination.partition, destination.key, publish.payload, headers)
         if publish.qos:
-            gateway.enqueue(record, self.settle, self, publish.packet_id)
+            gateway.enqueue(destination, publish.payload, headers, self, publish.packet_id)
         elif gateway.full:
             uplink.publishes.dropped[0] += 1
         else:
-            gateway.enqueue(record, uplink.settle_unawaited, None, None)
+            gateway.enqueue(destination, publish.payload, headers, uplink, 0)
 
-    def settle(self, token: object, error: GatewayError | None) -> None:
-        """The outcome of a QoS 1 message: its PUBACK, or what the device has to know instead."""
-        connection = self.connection
-        if error is not None:
-            self._settle_failed(token, error)
+    def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
+        """The outcome of QoS 1 messages, by packet identifier: PUBACKs, or what the device has to know instead."""
+        uplink, protocol = self._uplink, self.connection.protocol
+        uplink.publishes.outcome(error)[1] += len(tokens)
+        if protocol.close_expected:
             return
-        self._uplink.publishes.stored[1] += 1
-        if not connection.protocol.close_expected:
-            connection.protocol.settle_publish(token, 0)  # type: ignore[arg-type]
-            connection.flush_soon()
-
-    def _settle_failed(self, packet_id: Any, error: GatewayError) -> None:
-        uplink, connection = self._uplink, self.connection
-        counts = uplink.publishes.undelivered if error.refusal is None else uplink.publishes.refused
-        counts[1] += 1
-        if connection.protocol.close_expected:
-            return
-        if error.refusal is None:
+        if error is None:
+            uplink.metrics.ack_seconds.observe(seconds, len(tokens))
+            self._acknowledge(tokens, ReasonCode.SUCCESS)
+        elif error.refusal is None:
             # Neither PUBACK nor refusal would be true, and 5.0 may not send again what was refused [MQTT-4.4.0-2].
             uplink.goodbyes.say(self, ReasonCode.SERVER_BUSY, str(error))
         else:
             log.debug("publish refused", extra={"clientid": self.client_id, "error": str(error)})
-            self._acknowledge(packet_id, _REFUSALS[error.refusal])
+            self._acknowledge(tokens, _REFUSALS[error.refusal])
 
-    def _acknowledge(self, packet_id: int, reason_code: int) -> None:
-        protocol = self.connection.protocol
-        protocol.settle_publish(packet_id, reason_code if protocol.version == MQTT_5_0 else ReasonCode.SUCCESS)
+    def _acknowledge(self, packet_ids: list[int], reason_code: int) -> None:
+        self.connection.protocol.settle_publishes(packet_ids, reason_code)
         self.connection.flush_soon()
 
-    def _goes_nowhere(self, publish: Publish, destination: Destination) -> None:
+    def _goes_nowhere(self, publish: Publish, reason_code: int) -> None:
         self._uplink.publishes.unmatched[publish.qos] += 1
         if publish.qos:
-            self._acknowledge(publish.packet_id, destination.reason_code)
+            self._acknowledge([publish.packet_id], reason_code)
 
-    def _decide(self, topic: TopicName) -> Destination:
+    def _decide(self, topic: TopicName) -> Decision:
         """Where messages with this topic name go; asked once per name and connection."""
         uplink = self._uplink
         gateway = uplink.gateway
         rule = uplink.routes.match(topic.name)
+        destination = None
+        refused = uplink.settings.reject_unmatched or topic.name.startswith("$")
         try:
-            partition = gateway.partition(rule.topic, topic.raw) if rule is not None else 0
+            destination = gateway.destination(rule.topic, topic.raw) if rule is not None else None
         except GatewayError as error:
+            refused = True
             log.warning("no destination", extra={"clientid": self.client_id, "topic": topic.name, "error": str(error)})
-            rule = None
-        if rule is None:
-            refused = uplink.settings.reject_unmatched or topic.name.startswith("$")
-            reason = ReasonCode.TOPIC_NAME_INVALID if refused else ReasonCode.NO_MATCHING_SUBSCRIBERS
-            destination = Destination(gateway.generation, reason, "", 0, b"", [])
-        else:
-            headers = self._topic_headers(topic)
-            destination = Destination(gateway.generation, 0, rule.topic, partition, topic.raw, headers)
-        topic.decision = destination
-        return destination
+        reason = ReasonCode.TOPIC_NAME_INVALID if refused else ReasonCode.NO_MATCHING_SUBSCRIBERS
+        decision = Decision(gateway.generation, destination, self._topic_headers(topic), reason)
+        topic.decision = decision
+        return decision
 
     def _topic_headers(self, topic: TopicName) -> Headers:
         """The headers that every message of this device under this name carries."""

@@ -4,12 +4,12 @@ from collections import deque
 from collections.abc import Callable
 from hashlib import md5
 
-from proxy import limits
-from proxy.kafka.gateway import ProducerRecord, Settle
+from proxy.errors import GatewayError
+from proxy.kafka.gateway import Destination, Headers, Recipient
 
-#: A record that waits: record, settle, owner, token, when it was taken (monotonic seconds), its bytes. A plain tuple,
-#: because one is made for each message.
-Entry = tuple[ProducerRecord, Settle, object | None, object, float, int]
+#: A record that waits: destination, value, headers, recipient, token, when it was taken (monotonic seconds), its bytes.
+#: A plain tuple, because one is made for each message.
+Entry = tuple[Destination, bytes, Headers, Recipient, int, float, int]
 
 
 def md5_partition(key: bytes, partitions: int) -> int:
@@ -17,18 +17,32 @@ def md5_partition(key: bytes, partitions: int) -> int:
     return md5(key, usedforsecurity=False).digest()[-1] % partitions
 
 
-def record_bytes(record: ProducerRecord) -> int:
-    """Bytes that a record costs while it waits: its content and our bookkeeping (headers are shared, not counted)."""
-    return len(record.value) + len(record.key) + limits.RECORD_OVERHEAD_BYTES
+def settle_entries(entries: list[Entry], error: GatewayError | None, now: float) -> None:
+    """Tells the recipients, in order, with one call for records of one recipient that were taken at one time."""
+    tokens: list[int] = []
+    recipient, taken_at = None, 0.0
+    for entry in entries:
+        if entry[3] is not recipient or entry[5] != taken_at:
+            if recipient is not None:
+                recipient.settle(tokens, error, now - taken_at)
+            _, _, _, recipient, _, taken_at, _ = entry
+            tokens = []
+        tokens.append(entry[4])
+    if recipient is not None:
+        recipient.settle(tokens, error, now - taken_at)
 
 
 class PartitionQueue:
     """The FIFO of one partition. What leaves it is either handed to the client library or settled by the caller."""
 
-    __slots__ = ("entries",)
+    __slots__ = ("easy_bytes", "entries", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, easy_bytes: int) -> None:
         self.entries: deque[Entry] = deque()
+        #: A record of at most this size certainly fits into the topic, whatever its headers are.
+        self.easy_bytes = easy_bytes
+        #: Called once when there is something to send again; None while nobody waits for that.
+        self.wake: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -36,16 +50,20 @@ class PartitionQueue:
     @property
     def oldest(self) -> float | None:
         """When the record at the head was taken."""
-        return self.entries[0][4] if self.entries else None
+        return self.entries[0][5] if self.entries else None
 
-    def move(self, taken: list[Entry], append: Callable[[ProducerRecord, float], bool], most: int) -> None:
-        """Moves entries from the head to `taken`: as many as `append` accepts, `most` at the most."""
+    def move(self, taken: list[Entry], append: Callable[..., object], offset_ms: float, most: int) -> None:
+        """Moves entries from the head to `taken`: as many as `append` takes, which says None when it is full, `most` at
+        the most. `offset_ms` is the wall clock, in milliseconds, when the monotonic one is 0.
+        """
         entries = self.entries
         while entries and len(taken) < most:
-            entry = entries[0]
-            if not append(entry[0], entry[4]):
+            destination, value, headers, _, _, taken_at, _ = entry = entries[0]
+            timestamp = int(taken_at * 1000 + offset_ms)
+            if append(timestamp=timestamp, key=destination.key, value=value, headers=headers) is None:
                 break
-            taken.append(entries.popleft())
+            taken.append(entry)
+            entries.popleft()
 
     def take_head(self) -> list[Entry]:
         """Takes out the oldest record, if there is one."""
@@ -55,17 +73,17 @@ class PartitionQueue:
         """Returns entries that were certainly not written to the head, in their order."""
         self.entries.extendleft(reversed(taken))
 
-    def remove_owners(self, owners: set[object]) -> list[Entry]:
-        """Takes out what belongs to these owners."""
-        removed = [entry for entry in self.entries if entry[2] in owners]
+    def remove(self, recipients: set[Recipient]) -> list[Entry]:
+        """Takes out what belongs to these recipients."""
+        removed = [entry for entry in self.entries if entry[3] in recipients]
         if removed:
-            self.entries = deque(entry for entry in self.entries if entry[2] not in owners)
+            self.entries = deque(entry for entry in self.entries if entry[3] not in recipients)
         return removed
 
     def take_older_than(self, when: float) -> list[Entry]:
         """Takes out what was accepted before `when`."""
         taken = []
-        while self.entries and self.entries[0][4] < when:
+        while self.entries and self.entries[0][5] < when:
             taken.append(self.entries.popleft())
         return taken
 

@@ -17,8 +17,8 @@ from aiokafka import errors as kafka_errors
 from proxy import limits
 from proxy.clock import monotonic, wall_ms
 from proxy.errors import GatewayError, Refusal
-from proxy.kafka.batches import BatchPace, Entry, PartitionQueue, md5_partition, record_bytes
-from proxy.kafka.gateway import GatewayStatus, ProducerRecord, Settle
+from proxy.kafka.batches import BatchPace, Entry, PartitionQueue, md5_partition, settle_entries
+from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Recipient
 from proxy.kafka.topics import TopicDirectory
 from proxy.metrics import GatewayMetrics
 
@@ -82,12 +82,13 @@ class AioKafkaGateway:
         #: Called when the queue has fallen below its low-water mark after it was above the high one.
         self.on_relief: Callable[[], object] = lambda: None
         self._queued_bytes = 0
-        self._unsettled = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._high_bytes = int(settings.queue_bytes_max * limits.HIGH_WATER)
+        self._low_bytes = int(settings.queue_bytes_max * limits.LOW_WATER)
+        #: The event loop's own clock: a look at it costs less than a system call, and it stands still within a turn.
+        self.now = asyncio.get_running_loop().time
         self._workers: dict[tuple[str, int], _PartitionWorker] = {}
         self._producers: dict[str, _ProducerSlot] = {}
-        self._withdrawn: set[object] = set()
+        self._withdrawn: set[Recipient] = set()
         self._last_answer = float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
         self._directory = TopicDirectory(settings.bootstrap_servers, settings.client_id, settings.client)
@@ -115,11 +116,12 @@ class AioKafkaGateway:
         self._tasks = [asyncio.create_task(self._probe()), asyncio.create_task(self._watch())]
 
     async def flush(self, timeout_seconds: float) -> int:
-        try:
-            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
-        except TimeoutError:
-            log.warning("records left unsettled", extra={"records": self._unsettled})
-        return self._unsettled
+        deadline = self.now() + timeout_seconds
+        while self._unsettled() and self.now() < deadline:  # noqa: ASYNC110 - an event would cost each record something
+            await asyncio.sleep(limits.FLUSH_POLL_SECONDS)
+        if self._unsettled():
+            log.warning("records left unsettled", extra={"records": self._unsettled()})
+        return self._unsettled()
 
     async def stop(self) -> None:
         tasks = [*self._tasks, *(worker.task for worker in self._workers.values())]
@@ -130,44 +132,43 @@ class AioKafkaGateway:
 
     # ---- what the product calls ----
 
-    def partition(self, topic: str, key: bytes) -> int:
+    def destination(self, topic: str, key: bytes) -> Destination:
         count = self._directory.partitions(topic)
-        wanted = md5_partition(key, self.settings.md5_partitions or count)
-        if wanted >= count:
-            raise GatewayError(f"topic {topic} has {count} partitions, {wanted} does not exist", Refusal.UNKNOWN_TOPIC)
-        return wanted
+        partition = md5_partition(key, self.settings.md5_partitions or count)
+        if partition >= count:
+            raise GatewayError(f"topic {topic} has {count} partitions, no {partition}", Refusal.UNKNOWN_TOPIC)
+        return Destination(topic, partition, key, self.generation, self._worker(topic, partition).queue)
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises GatewayError: the topic is not known."""
         return self._directory.partitions(topic)
 
-    def enqueue(self, record: ProducerRecord, settle: Settle, owner: object | None, token: object) -> None:
-        size = record_bytes(record)
-        if not self._directory.fits(record):
-            settle(token, GatewayError(f"record of {len(record.value)} bytes for {record.topic}", Refusal.TOO_LARGE))
+    def enqueue(
+        self, destination: Destination, value: bytes, headers: Headers, recipient: Recipient, token: int
+    ) -> None:
+        queue = destination.queue
+        size = destination.bytes + len(value)
+        if size > queue.easy_bytes and not self._directory.fits(destination, value, headers):
+            too_large = GatewayError(f"record of {len(value)} bytes for {destination.topic}", Refusal.TOO_LARGE)
+            recipient.settle([token], too_large, 0.0)
             return
-        worker = self._workers.get((record.topic, record.partition))
-        if worker is None:
-            worker = self._add_worker(record.topic, record.partition)
-        worker.queue.entries.append((record, settle, owner, token, monotonic(), size))
+        queue.entries.append((destination, value, headers, recipient, token, self.now(), size))
+        if queue.wake is not None:
+            queue.wake()
         self._queued_bytes += size
-        self._unsettled += 1
-        if self._unsettled == 1:
-            self._idle.clear()
-        if self._queued_bytes > self.settings.queue_bytes_max * limits.HIGH_WATER:
+        if self._queued_bytes > self._high_bytes:
             self.congested = True
             self.full = self._queued_bytes > self.settings.queue_bytes_max
-        worker.wake()
 
-    def withdraw(self, owner: object) -> None:
-        """Owners are collected and taken out together by the next look at the queues, at most that much later; a batch
-        never takes what is withdrawn.
+    def withdraw(self, recipient: Recipient) -> None:
+        """Recipients are collected and their records taken out together, at the next look at the queues: at the latest
+        before a batch is filled.
         """
-        if self._unsettled:
-            self._withdrawn.add(owner)
+        if self._queued_bytes:
+            self._withdrawn.add(recipient)
 
     def status(self) -> GatewayStatus:
-        now = monotonic()
+        now = self.now()
         return GatewayStatus(
             ready=now - self._last_answer < limits.KAFKA_SILENCE_SECONDS_MAX,
             queued_bytes=self._queued_bytes,
@@ -179,7 +180,7 @@ class AioKafkaGateway:
 
     def heard(self) -> None:
         """Kafka has answered."""
-        self._last_answer = monotonic()
+        self._last_answer = self.now()
 
     def producer_slot(self, topic: str) -> "_ProducerSlot":
         """One producer per topic while there are few topics, so that a sick one holds up no other; then they share."""
@@ -196,36 +197,31 @@ class AioKafkaGateway:
         if not self._withdrawn:
             return
         for worker in self._workers.values():
-            self._forget(worker.queue.remove_owners(self._withdrawn))
+            self._forget(worker.queue.remove(self._withdrawn))
         self._withdrawn.clear()
 
     def settle(self, entries: list[Entry], error: GatewayError | None) -> None:
         """Tells everyone who waits for one of these records."""
-        now = monotonic()
-        observe = self.metrics.ack_seconds.observe
-        for _, settle, owner, token, taken_at, _ in entries:
-            if owner is not None and error is None:
-                observe(now - taken_at)
-            try:
-                settle(token, error)
-            except Exception:
-                log.exception("a settlement failed")
+        settle_entries(entries, error, self.now())
         self._forget(entries)
 
     def _forget(self, entries: list[Entry]) -> None:
-        self._queued_bytes -= sum(entry[5] for entry in entries)
-        self._unsettled -= len(entries)
-        if not self._unsettled:
-            self._idle.set()
-        if self.congested and self._queued_bytes < self.settings.queue_bytes_max * limits.LOW_WATER:
+        self._queued_bytes -= sum([entry[6] for entry in entries])
+        if self.congested and self._queued_bytes < self._low_bytes:
             self.congested = self.full = False
             self.on_relief()
 
     # ---- inside ----
 
-    def _add_worker(self, topic: str, partition: int) -> "_PartitionWorker":
-        worker = _PartitionWorker(self, topic, partition, self.producer_slot(topic))
-        self._workers[topic, partition] = worker
+    def _unsettled(self) -> int:
+        return sum(worker.unsettled for worker in self._workers.values())
+
+    def _worker(self, topic: str, partition: int) -> "_PartitionWorker":
+        worker = self._workers.get((topic, partition))
+        if worker is None:
+            queue = PartitionQueue(self._directory.easy_bytes(topic))
+            worker = _PartitionWorker(self, topic, partition, self.producer_slot(topic), queue)
+            self._workers[topic, partition] = worker
         return worker
 
     async def _probe(self) -> None:
@@ -233,6 +229,8 @@ class AioKafkaGateway:
         while True:
             if await self._directory.refresh():
                 self.heard()
+            for worker in self._workers.values():
+                worker.queue.easy_bytes = self._directory.easy_bytes(worker.topic)
             if self._directory.changed:
                 self._directory.changed = False
                 self.generation += 1
@@ -243,7 +241,7 @@ class AioKafkaGateway:
         while True:
             await asyncio.sleep(limits.RETRY_SECONDS)
             self.drop_withdrawn()
-            overdue = monotonic() - self.settings.delivery_timeout_seconds
+            overdue = self.now() - self.settings.delivery_timeout_seconds
             for worker in self._workers.values():
                 late = worker.take_overdue(overdue)
                 if late:
@@ -255,11 +253,18 @@ class AioKafkaGateway:
 class _PartitionWorker:
     """Sends the records of one partition: one batch in flight, while it flies the next one gathers."""
 
-    def __init__(self, gateway: AioKafkaGateway, topic: str, partition: int, producers: "_ProducerSlot") -> None:
+    def __init__(
+        self,
+        gateway: AioKafkaGateway,
+        topic: str,
+        partition: int,
+        producers: "_ProducerSlot",
+        queue: PartitionQueue,
+    ) -> None:
         self.topic = topic
         self.partition = partition
         self.producers = producers
-        self.queue = PartitionQueue()
+        self.queue = queue
         self._gateway = gateway
         self._in_flight: list[Entry] = []
         self._singly = 0
@@ -267,37 +272,32 @@ class _PartitionWorker:
         self._untold = 0
         #: The last batch was not taken because the topic does not exist.
         self.topic_unknown = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._wall_offset_ms = wall_ms() - monotonic() * 1000
+        self._wall_offset_ms = wall_ms() - gateway.now() * 1000
         self.task = asyncio.create_task(self._run(), name=f"{topic}-{partition}")
 
-    def wake(self) -> None:
-        """There is something to send."""
-        if self._waiter is not None:
-            self._waiter.set_result(None)
-            self._waiter = None
+    @property
+    def unsettled(self) -> int:
+        return len(self.queue) + len(self._in_flight)
 
     def age(self, now: float) -> float:
         """Seconds that the oldest unsettled record has waited."""
-        oldest = self._in_flight[0][4] if self._in_flight else self.queue.oldest
+        oldest = self._in_flight[0][5] if self._in_flight else self.queue.oldest
         return now - oldest if oldest is not None else 0.0
 
     def take_overdue(self, when: float) -> list[Entry]:
         """What was taken before `when`. A batch in flight cannot be called back: it keeps its slot, untold."""
         late: list[Entry] = []
-        if self._in_flight and self._in_flight[0][4] < when:
+        if self._in_flight and self._in_flight[0][5] < when:
             late = self._land()
             self._untold += len(late)
         return late + self.queue.take_older_than(when)
 
     async def _run(self) -> None:
         gateway = self._gateway
-        loop = asyncio.get_running_loop()
         while True:
             if not self.queue:
-                self._waiter = loop.create_future()
-                await self._waiter
-            delay = gateway.pace.delay(monotonic())
+                await self._something_to_send()
+            delay = gateway.pace.delay(gateway.now())
             if delay:
                 await asyncio.sleep(delay)
             producer = await self.producers.get()
@@ -312,6 +312,16 @@ class _PartitionWorker:
                 await asyncio.sleep(limits.RETRY_SECONDS)
             finally:
                 self.producers.done_with(producer)
+
+    async def _something_to_send(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            self.queue.wake = None
+            waiter.set_result(None)
+
+        self.queue.wake = wake
+        await waiter
 
     async def _send_batch(self, producer: "_Producer") -> None:
         client = producer.client
@@ -344,14 +354,8 @@ class _PartitionWorker:
 
     def _fill(self, producer: AIOKafkaProducer) -> Any:
         builder = producer.create_batch()
-        add = builder.append
-        offset_ms = self._wall_offset_ms
-
-        def append(record: ProducerRecord, taken_at: float) -> bool:
-            timestamp = int(taken_at * 1000 + offset_ms)
-            return add(timestamp=timestamp, key=record.key, value=record.value, headers=record.headers) is not None
-
-        self.queue.move(self._in_flight, append, 1 if self._singly else limits.BATCH_RECORDS_MAX)
+        most = 1 if self._singly else limits.BATCH_RECORDS_MAX
+        self.queue.move(self._in_flight, builder.append, self._wall_offset_ms, most)
         return builder
 
     async def _settle_batch(self, producer: "_Producer", future: "asyncio.Future[Any]") -> None:

@@ -1,28 +1,41 @@
 """What the product needs of Kafka to write a record. The real one is in `client`; tests have one in memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from proxy import limits
 from proxy.errors import GatewayError
+
+if TYPE_CHECKING:
+    from proxy.kafka.batches import PartitionQueue
 
 #: A list because aiokafka takes nothing else.
 Headers = list[tuple[str, bytes]]
-#: Called once for each record with the token it came with; None means that Kafka has it.
-Settle = Callable[[object, GatewayError | None], None]
 
 
-class ProducerRecord:
-    """One record and where it goes. `headers` may be shared between records: nobody changes it."""
+class Recipient(Protocol):
+    """Who is told what became of records. One call covers records that were enqueued one after the other."""
 
-    __slots__ = ("headers", "key", "partition", "topic", "value")
+    def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
+        """`tokens` are those of the records, in order; without an error Kafka has them, after so many seconds."""
+        ...
 
-    def __init__(self, topic: str, partition: int, key: bytes, value: bytes, headers: Headers) -> None:
+
+class Destination:
+    """Where the records of one key go. Made once by the gateway, used for each record."""
+
+    __slots__ = ("bytes", "generation", "key", "partition", "queue", "topic")
+
+    def __init__(self, topic: str, partition: int, key: bytes, generation: int, queue: "PartitionQueue") -> None:
         self.topic = topic
         self.partition = partition
         self.key = key
-        self.value = value
-        self.headers = headers
+        #: The gateway's when this was made; once that has moved on, ask for a new destination.
+        self.generation = generation
+        self.queue = queue
+        #: What a record costs while it waits, beside its value. Headers are shared between records and not counted.
+        self.bytes = len(key) + limits.RECORD_OVERHEAD_BYTES
 
 
 @dataclass(slots=True)
@@ -38,7 +51,7 @@ class GatewayStatus:
 class KafkaGateway(Protocol):
     """One Kafka cluster, for writing."""
 
-    #: Changes whenever an answer of `partition` may have changed.
+    #: Changes whenever an answer of `destination` may have changed.
     generation: int
     #: True while the queue is above its high-water mark: take no more.
     congested: bool
@@ -49,18 +62,20 @@ class KafkaGateway(Protocol):
         """Returns once Kafka has answered and every topic is there. Raises ConfigError: a topic is missing."""
         ...
 
-    def partition(self, topic: str, key: bytes) -> int:
-        """The partition of a key. Raises GatewayError: the topic is not known."""
+    def destination(self, topic: str, key: bytes) -> Destination:
+        """Where records with this key go. Raises GatewayError: the topic or its partition does not exist."""
         ...
 
-    def enqueue(self, record: ProducerRecord, settle: Settle, owner: object | None, token: object) -> None:
-        """Takes a record for delivery, in the order of the calls within a partition. `settle` may be called before this
-        returns when the record can be refused at once.
+    def enqueue(
+        self, destination: Destination, value: bytes, headers: Headers, recipient: Recipient, token: int
+    ) -> None:
+        """Takes a record for delivery, in the order of the calls within a partition. `headers` may be shared: nobody
+        changes it. The recipient may be told before this returns when the record can be refused at once.
         """
         ...
 
-    def withdraw(self, owner: object) -> None:
-        """Forgets the records of this owner that were not yet handed to the client library; nobody is told."""
+    def withdraw(self, recipient: Recipient) -> None:
+        """Forgets the records of this recipient that were not yet handed to the client library; nobody is told."""
         ...
 
     def status(self) -> GatewayStatus: ...

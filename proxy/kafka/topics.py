@@ -12,7 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from proxy import limits
 from proxy.clock import monotonic
 from proxy.errors import ConfigError, GatewayError, Refusal
-from proxy.kafka.gateway import ProducerRecord
+from proxy.kafka.gateway import Destination, Headers
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,17 @@ class TopicDirectory:
         except KeyError:
             raise GatewayError(f"topic {topic} is not known", Refusal.UNKNOWN_TOPIC) from None
 
-    def fits(self, record: ProducerRecord) -> bool:
-        """Whether the topic takes a record of this size. Headers are only counted where they can matter."""
-        most = self._bytes_max.get(record.topic, _MESSAGE_BYTES_DEFAULT) - limits.KAFKA_FRAMING_BYTES
-        if len(record.value) * 2 < most:
-            return True
-        headers = sum(len(name) + len(value) for name, value in record.headers)
-        return len(record.value) + len(record.key) + headers <= most
+    def easy_bytes(self, topic: str) -> int:
+        """A record that counts no more than this fits, however long its headers (topic name, client id) are."""
+        return self._record_bytes_max(topic) - limits.HEADER_BYTES_MAX
+
+    def fits(self, destination: Destination, value: bytes, headers: Headers) -> bool:
+        """Whether the topic takes this record."""
+        size = len(value) + len(destination.key) + sum(len(name) + len(content) for name, content in headers)
+        return size <= self._record_bytes_max(destination.topic)
+
+    def _record_bytes_max(self, topic: str) -> int:
+        return self._bytes_max.get(topic, _MESSAGE_BYTES_DEFAULT) - limits.KAFKA_FRAMING_BYTES
 
     async def connect(self) -> None:
         """Returns when the cluster has answered; until then it is tried again and again, each time said in the log."""

@@ -33,6 +33,17 @@ def encode_ack(packet_type: int, packet_id: int, reason_code: int, version: int)
     return _SHORT_ACK.pack(first_byte, 3, packet_id) + reason_code.to_bytes(1, "big")
 
 
+def encode_pubacks(settled: list[tuple[int, int]]) -> bytes:
+    """PUBACKs for (packet_id, reason_code) pairs; a reason other than 0 only for 5.0."""
+    pack = _SHORT_ACK.pack
+    return b"".join(
+        [
+            pack(0x40, 2, packet_id) if not reason_code else pack(0x40, 3, packet_id) + bytes((reason_code,))
+            for packet_id, reason_code in settled
+        ]
+    )
+
+
 def encode_packet(packet: Packet, version: int) -> bytes:
     """Any packet, for a connection of this protocol version."""
     match packet:

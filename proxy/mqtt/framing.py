@@ -57,9 +57,13 @@ class Framer:
         end = len(buffer)
         if position >= end:
             return False
-        if position + 2 <= end and buffer[position + 1] < 0x80:
+        # The remaining length of most packets has one or two bytes.
+        if position + 3 <= end and (length := buffer[position + 1]) < 0x80:
             start = position + 2
-            stop = start + buffer[position + 1]
+            stop = start + length
+        elif position + 3 <= end and 0 < (high := buffer[position + 2]) < 0x80:
+            start = position + 3
+            stop = start + (length & 0x7F | high << 7)
         else:
             start, stop = self._long_length(position, end)
         if stop - position > self.packet_bytes_max:

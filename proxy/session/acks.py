@@ -27,11 +27,13 @@ class ReceiveWindow:
         """A message was received. The caller has checked that its identifier is not in use."""
         self._settled[packet_id] = _UNSETTLED
 
-    def settle(self, packet_id: int, reason_code: int) -> None:
-        """The outcome of one message is known. Raises KeyError: nobody waits for it, a bug of ours."""
-        if self._settled[packet_id] != _UNSETTLED:
-            raise KeyError(packet_id)
-        self._settled[packet_id] = reason_code
+    def settle(self, packet_ids: list[int], reason_code: int) -> None:
+        """The outcome of some messages is known. Raises KeyError: nobody waits for one of them, a bug of ours."""
+        settled = self._settled
+        for packet_id in packet_ids:
+            if settled[packet_id] != _UNSETTLED:
+                raise KeyError(packet_id)
+            settled[packet_id] = reason_code
 
     def release(self) -> list[tuple[int, int]]:
         """Takes out the settled ones that no unsettled one precedes: (packet_id, reason_code) in order of receipt."""

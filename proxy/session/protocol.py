@@ -11,7 +11,7 @@ from proxy import limits
 from proxy.errors import MqttError, SessionError
 from proxy.mqtt import packets
 from proxy.mqtt.decode import decode_connect, decode_packet, decode_publish
-from proxy.mqtt.encode import PINGRESP, encode_ack, encode_packet
+from proxy.mqtt.encode import PINGRESP, encode_ack, encode_packet, encode_pubacks
 from proxy.mqtt.framing import Framer
 from proxy.mqtt.packets import (
     CONNACK_RETURN_CODES,
@@ -173,9 +173,11 @@ class ServerProtocol:
             self._send(Connack(False, reason_code if known else ReasonCode.SERVER_UNAVAILABLE))
         self._close(end_reason(reason_code), detail, with_will=False)
 
-    def settle_publish(self, packet_id: int, reason_code: int) -> None:
-        """The outcome of a QoS 1 message is known; its PUBACK leaves when those before it can."""
-        self._window.settle(packet_id, reason_code)
+    def settle_publishes(self, packet_ids: list[int], reason_code: int) -> None:
+        """The outcome of QoS 1 messages is known; each PUBACK leaves when those before it can. Before 5.0 there is no
+        refusal: the device is told that it need not send the message again.
+        """
+        self._window.settle(packet_ids, reason_code if self.version == MQTT_5_0 else ReasonCode.SUCCESS)
         self._settled = True
 
     def acknowledge_subscribe(self, packet_id: int, reason_codes: list[int]) -> None:
@@ -392,9 +394,9 @@ class ServerProtocol:
 
     def _release_acks(self) -> None:
         self._settled = False
-        version = self.version
-        for packet_id, reason_code in self._window.release():
-            self._out.append(encode_ack(packets.PUBACK, packet_id, reason_code, version))
+        released = self._window.release()
+        if released:
+            self._out.append(encode_pubacks(released))
 
     def _send(self, packet: packets.Packet) -> None:
         self._out.append(encode_packet(packet, self.version))

@@ -42,6 +42,12 @@ def make_handler(
     return handler
 
 
+def suppressed() -> int:
+    """Lines that were kept back since the process started."""
+    filters = [each for handler in logging.getLogger().handlers for each in handler.filters]
+    return sum(each.suppressed for each in filters if isinstance(each, RateLimit))
+
+
 class ConsoleFormatter(logging.Formatter):
     """`12:00:01.250 INFO    proxy.node  listening  bind="127.0.0.1:1883"`, local time, traceback below."""
 
@@ -85,6 +91,8 @@ class RateLimit(logging.Filter):
 
     def __init__(self, name: str, lines_max: int, period_seconds: float, monotonic: Callable[[], float]) -> None:
         super().__init__(name)
+        #: Lines kept back, of all periods.
+        self.suppressed = 0
         self._lines_max = lines_max
         self._period_seconds = period_seconds
         self._monotonic = monotonic
@@ -99,7 +107,10 @@ class RateLimit(logging.Filter):
         if not self._lines:
             self._period_end = self._monotonic() + self._period_seconds
         self._lines += 1
-        return self._lines <= self._lines_max
+        if self._lines <= self._lines_max:
+            return True
+        self.suppressed += 1
+        return False
 
     def _close_period(self) -> None:
         # Counted anew before it is said: this very line comes through this filter too.

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -69,6 +69,18 @@ class PublishCounter(Collector):
         yield family
 
 
+class Total(Collector):
+    """A count that somebody else keeps; it is read when Prometheus asks."""
+
+    def __init__(self, name: str, documentation: str, read: Callable[[], int]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._read = read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._documentation, value=self._read())
+
+
 class GatewayMetrics:
     """What one Kafka gateway counts."""
 
@@ -88,6 +100,8 @@ class Metrics:
     """Everything that `/metrics` shows."""
 
     def __init__(self) -> None:
+        # Else every counter is shown twice: once more as the time when it was made.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.gateway = GatewayMetrics(self.registry)
         self.connects = self._counter("mqk_connects", "CONNECT packets by outcome", "result")
@@ -99,7 +113,6 @@ class Metrics:
         )
         self.registry.register(self.ack_seconds)
         self.presence = self._counter("mqk_presence_records", "Records for the status topic by outcome", "result")
-        self.log_lines_suppressed = self._counter("mqk_log_lines_suppressed", "Log lines of a flood, not written")
         build = Gauge("mqk_build_info", "Always 1; the version is the label", ["version"], registry=self.registry)
         build.labels(proxy.__version__).set(1)
 
@@ -109,6 +122,10 @@ class Metrics:
     def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """A figure that is read when somebody asks."""
         Gauge(name, documentation, registry=self.registry).set_function(read)
+
+    def total(self, name: str, documentation: str, read: Callable[[], int]) -> None:
+        """A count that is read when somebody asks."""
+        self.registry.register(Total(name, documentation, read))
 
     def exposition(self) -> bytes:
         """The Prometheus text format."""

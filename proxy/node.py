@@ -109,11 +109,12 @@ class Node:
         return [name for name, weaker in unsafe.items() if weaker]
 
     def _add_gauges(self) -> None:
-        gauge, gateway, listener = self.metrics.gauge, self.gateway, self.listener
+        gauge, total, gateway, listener = self.metrics.gauge, self.metrics.total, self.gateway, self.listener
         gauge("mqk_connections", "Open connections", lambda: len(listener.connections))
         gauge("mqk_connections_held", "Connections that back-pressure holds", lambda: listener.held)
-        gauge("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
-        gauge("mqk_connections_failed", "Connections dropped for a bug of ours", lambda: listener.bugs)
+        total("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
+        total("mqk_connections_failed", "Connections dropped for a bug of ours", lambda: listener.bugs)
+        total("mqk_log_lines_suppressed", "Log lines of a flood, not written", logs.suppressed)
         gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
         gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda: gateway.status().queued_bytes)
         gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest", lambda: gateway.status().oldest_age_seconds)

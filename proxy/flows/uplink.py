@@ -23,7 +23,7 @@ from proxy.policy.authenticators.base import Chain, Login
 from proxy.policy.quotas import Rate
 from proxy.policy.routes import RouteTable
 from proxy.session.events import EndReason, Grant
-from proxy.session.protocol import CONNECTING
+from proxy.session.protocol import CLOSED, CONNECTING
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ _REFUSALS: Final = {
     Refusal.INVALID: ReasonCode.PAYLOAD_FORMAT_INVALID,
     Refusal.UNKNOWN_TOPIC: ReasonCode.TOPIC_NAME_INVALID,
 }
+
+#: How connections end every day; other ends are worth a line in the log.
+_UNREMARKABLE: Final = frozenset({EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.SERVER_SHUTTING_DOWN})
 
 
 class Decision:
@@ -82,6 +85,7 @@ class Uplink:
         self.goodbyes = goodbyes
         self.metrics = metrics
         self.publishes = metrics.publishes
+        self.ack_seconds = metrics.ack_seconds
         #: Connected clients by client identifier.
         self.clients: dict[str, Client] = {}
         #: Set while the replica lets its devices go: nobody new comes in.
@@ -102,12 +106,20 @@ class Uplink:
             return ReasonCode.SERVER_UNAVAILABLE, "shutting down"
         if not self.gateway.status().ready:
             return ReasonCode.SERVER_UNAVAILABLE, "kafka does not answer"
+        if self.gateway.full:
+            # Else devices that come and go would fill the queue with status records.
+            return ReasonCode.SERVER_BUSY, "the queue for kafka is full"
         if not self.connect_rate.allows(now):
             return ReasonCode.CONNECTION_RATE_EXCEEDED, "limits.connects_per_second_max is reached"
         return None
 
+    @property
+    def logins_waiting(self) -> int:
+        """Devices whose login is being checked."""
+        return len(self._logins)
+
     def log_in(self, login: "asyncio.Task[None]") -> None:
-        """Keeps the task of a login that has to wait; the authenticator bounds how many there are."""
+        """Keeps the task of a login that has to wait: one at most for each connection."""
         self._logins.add(login)
         login.add_done_callback(self._logins.discard)
 
@@ -119,11 +131,14 @@ class Uplink:
 class Client:
     """One connection, and after CONNECT the device behind it."""
 
-    __slots__ = ("_connect", "_uplink", "address", "client_id", "connection")
+    __slots__ = ("_connect", "_refusal", "_uplink", "address", "client_id", "connection")
 
     def __init__(self, uplink: Uplink, connection: MqttConnection) -> None:
         self._uplink = uplink
+        #: Set once the device is accepted.
         self._connect: Connect | None = None
+        #: What `mqk_connects_total` calls our refusal.
+        self._refusal = ""
         self.connection = connection
         self.client_id = ""
         self.address = ""
@@ -147,19 +162,24 @@ class Client:
     async def _authenticate(self, connect: Connect, login: Login) -> None:
         try:
             allowed = await self._uplink.chain.authenticate(login)
-        except AuthError as error:
-            if self.connection.protocol.state == CONNECTING:
-                self._refuse(error.reason, str(error))
-        else:
             # The device may have gone while its password was checked.
             if self.connection.protocol.state == CONNECTING:
                 self._answer(connect, allowed)
+        except AuthError as error:
+            if self.connection.protocol.state == CONNECTING:
+                self._refuse(error.reason, str(error))
+        except Exception:
+            self.connection.fail()
 
     def _answer(self, connect: Connect, allowed: bool) -> None:
         if not allowed:
             self._refuse(ReasonCode.BAD_USER_NAME_OR_PASSWORD, "bad user name or password")
             return
         uplink = self._uplink
+        if uplink.draining:
+            # Shutdown began while the password was checked, and has its list of those whom it lets go.
+            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "shutting down")
+            return
         assigned = None if connect.client_id else f"mqk-{secrets.token_hex(10)}"
         self.client_id = assigned or connect.client_id
         older = uplink.clients.get(self.client_id)
@@ -173,8 +193,7 @@ class Client:
         self.connection.deliver(self.connection.protocol.accept_connect(Grant(assigned)))
 
     def _refuse(self, reason_code: int, detail: str) -> None:
-        self._uplink.metrics.connects.labels(ReasonCode(reason_code).name.lower()).inc()
-        log.info("connect refused", extra={"address": self.address, "detail": detail})
+        self._refusal = ReasonCode(reason_code).name.lower()
         self.connection.protocol.refuse_connect(reason_code, detail)
         self.connection.flush()
 
@@ -202,13 +221,14 @@ class Client:
 
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
         """The outcome of QoS 1 messages, by packet identifier: PUBACKs, or what the device has to know instead."""
-        uplink, protocol = self._uplink, self.connection.protocol
+        uplink = self._uplink
         uplink.publishes.outcome(error)[1] += len(tokens)
-        if protocol.close_expected:
+        if self.connection.protocol.state == CLOSED:
             return
         if error is None:
-            uplink.metrics.ack_seconds.observe(seconds, len(tokens))
-            self._acknowledge(tokens, ReasonCode.SUCCESS)
+            uplink.ack_seconds.observe(seconds, len(tokens))
+            self.connection.protocol.settle_publishes(tokens, 0)
+            self.connection.flush_soon()
         elif error.refusal is None:
             # Neither PUBACK nor refusal would be true, and 5.0 may not send again what was refused [MQTT-4.4.0-2].
             uplink.goodbyes.say(self, ReasonCode.SERVER_BUSY, str(error))
@@ -217,8 +237,11 @@ class Client:
             self._acknowledge(tokens, _REFUSALS[error.refusal])
 
     def _acknowledge(self, packet_ids: list[int], reason_code: int) -> None:
-        self.connection.protocol.settle_publishes(packet_ids, reason_code)
-        self.connection.flush_soon()
+        protocol = self.connection.protocol
+        # A packet behind this message may have ended the connection, and nothing follows a DISCONNECT [MQTT-3.14.4-1].
+        if protocol.state != CLOSED:
+            protocol.settle_publishes(packet_ids, reason_code)
+            self.connection.flush_soon()
 
     def _goes_nowhere(self, publish: Publish, reason_code: int) -> None:
         self._uplink.publishes.unmatched[publish.qos] += 1
@@ -272,12 +295,16 @@ class Client:
 
     def on_subscribe(self, subscribe: Subscribe) -> None:
         """Nothing comes down to devices yet, so nothing is granted."""
-        refused = [int(ReasonCode.NOT_AUTHORIZED)] * len(subscribe.subscriptions)
-        self.connection.protocol.acknowledge_subscribe(subscribe.packet_id, refused)
+        protocol = self.connection.protocol
+        if protocol.state != CLOSED:
+            refused = [int(ReasonCode.NOT_AUTHORIZED)] * len(subscribe.subscriptions)
+            protocol.acknowledge_subscribe(subscribe.packet_id, refused)
 
     def on_unsubscribe(self, unsubscribe: Unsubscribe) -> None:
-        nothing = [int(ReasonCode.NO_SUBSCRIPTION_EXISTED)] * len(unsubscribe.topic_filters)
-        self.connection.protocol.acknowledge_unsubscribe(unsubscribe.packet_id, nothing)
+        protocol = self.connection.protocol
+        if protocol.state != CLOSED:
+            nothing = [int(ReasonCode.NO_SUBSCRIPTION_EXISTED)] * len(unsubscribe.topic_filters)
+            protocol.acknowledge_unsubscribe(unsubscribe.packet_id, nothing)
 
     def disconnect(self, reason_code: int, detail: str) -> None:
         """Ends the connection now."""
@@ -288,6 +315,7 @@ class Client:
         uplink, connect, protocol = self._uplink, self._connect, self.connection.protocol
         reason = protocol.end or EndReason.TCP_CLOSED
         if connect is None:
+            self._turned_away(reason)
             return
         uplink.metrics.disconnects.labels(reason.value).inc()
         if uplink.clients.get(self.client_id) is self:
@@ -299,6 +327,16 @@ class Client:
         if protocol.with_will and connect.will is not None:
             self._publish_will(connect.will)
         uplink.presence.disconnected(self.client_id, connect.username, reason)
+        if reason not in _UNREMARKABLE:
+            said = {"clientid": self.client_id, "reason": reason.value, "detail": protocol.detail}
+            log.info("disconnected", extra=said)
+
+    def _turned_away(self, reason: EndReason) -> None:
+        """The end of a connection that was never accepted. Who only looks whether the port is open is not counted."""
+        if reason != EndReason.TCP_CLOSED:
+            self._uplink.metrics.connects.labels(self._refusal or reason.value).inc()
+            said = {"address": self.connection.address, "detail": self.connection.protocol.detail}
+            log.info("connect refused", extra=said)
 
     def _publish_will(self, will: Will) -> None:
         self.on_publish(Publish(will.topic, will.payload, 0, will.retain))

@@ -5,6 +5,7 @@ import ipaddress
 import logging
 from typing import TYPE_CHECKING, Protocol, cast
 
+from proxy import limits
 from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
 from proxy.session.events import Event
 from proxy.session.protocol import ServerProtocol
@@ -60,6 +61,7 @@ class MqttConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(limits.WRITE_BUFFER_BYTES_MAX)
         if not self._listener.admit(self):
             self._ended = True
             self.abort()
@@ -70,21 +72,22 @@ class MqttConnection(asyncio.Protocol):
             listener.hold(self)
         try:
             self._dispatch(self.protocol.receive_data(data, listener.now()))
-            self.flush()
         except Exception:
             self.fail()
+        else:
+            self.flush()
 
     def eof_received(self) -> bool:
-        self._dispatch(self.protocol.receive_eof())
-        self.flush()
+        self.deliver(self.protocol.receive_eof())
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.forget(self)
         if not self._ended:
-            self._dispatch(self.protocol.receive_eof())
+            self.deliver(self.protocol.receive_eof())
+            # Nothing is left to do unless what was set aside could not be handled.
             self._end()
         self._transport = None
-        self._listener.forget(self)
 
     def pause_writing(self) -> None:
         """The device does not read: we stop reading too, so that no more answers pile up."""
@@ -109,8 +112,7 @@ class MqttConnection(asyncio.Protocol):
     def resume(self) -> None:
         """Back-pressure is over for this connection."""
         if not self._ended:
-            self._dispatch(self.protocol.resume(self._listener.now()))
-            self.flush()
+            self.deliver(self.protocol.resume(self._listener.now()))
 
     def fail(self) -> None:
         """A bug of ours, called where it was caught: this connection is dropped, the others never notice."""
@@ -125,8 +127,12 @@ class MqttConnection(asyncio.Protocol):
 
     def deliver(self, events: list[Event]) -> None:
         """Handles events that came from calling the protocol, not from the socket, and writes."""
-        self._dispatch(events)
-        self.flush()
+        try:
+            self._dispatch(events)
+        except Exception:
+            self.fail()
+        else:
+            self.flush()
 
     def flush_soon(self) -> None:
         """Writes once at the end of this turn of the event loop, however often it is asked."""
@@ -138,14 +144,19 @@ class MqttConnection(asyncio.Protocol):
         """Writes what the session has to say and follows its wishes: close, go on, read or not."""
         self._flush_wanted = False
         protocol = self.protocol
-        self._write()
-        while protocol.resumable:
-            self._dispatch(protocol.resume(self._listener.now()))
+        try:
             self._write()
-        if protocol.close_expected:
-            self._end()
-        else:
-            self._update_reading()
+            if protocol.undisturbed and self._reading:
+                return
+            while protocol.resumable:
+                self._dispatch(protocol.resume(self._listener.now()))
+                self._write()
+            if protocol.close_expected:
+                self._end()
+            else:
+                self._update_reading()
+        except Exception:
+            self.fail()
 
     # ---- inside ----
 

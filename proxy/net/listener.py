@@ -110,7 +110,10 @@ class Listener:
                 return
             connection = next(iter(self._held))
             del self._held[connection]
-            connection.resume()
+            try:
+                connection.resume()
+            except Exception:
+                connection.fail()
         if self._held:
             self._loop.call_soon(self.relieve)
 
@@ -124,10 +127,7 @@ class Listener:
     def _flush(self) -> None:
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
-            try:
-                connection.flush()
-            except Exception:
-                connection.fail()
+            connection.flush()
 
     async def _tick(self) -> None:
         while True:

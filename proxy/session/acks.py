@@ -27,21 +27,20 @@ class ReceiveWindow:
         """A message was received. The caller has checked that its identifier is not in use."""
         self._settled[packet_id] = _UNSETTLED
 
-    def settle(self, packet_ids: list[int], reason_code: int) -> None:
-        """The outcome of some messages is known. Raises KeyError: nobody waits for one of them, a bug of ours."""
+    def settle(self, packet_ids: list[int], reason_code: int) -> list[tuple[int, int]]:
+        """The outcome of some messages is known. Takes out the settled ones that no unsettled one precedes and returns
+        them, (packet_id, reason_code) in order of receipt. Raises KeyError, a bug of ours: nobody waits for one.
+        """
         settled = self._settled
         for packet_id in packet_ids:
             if settled[packet_id] != _UNSETTLED:
                 raise KeyError(packet_id)
             settled[packet_id] = reason_code
-
-    def release(self) -> list[tuple[int, int]]:
-        """Takes out the settled ones that no unsettled one precedes: (packet_id, reason_code) in order of receipt."""
         released = []
-        for packet_id, reason_code in self._settled.items():
-            if reason_code == _UNSETTLED:
+        for pair in settled.items():
+            if pair[1] == _UNSETTLED:
                 break
-            released.append((packet_id, reason_code))
+            released.append(pair)
         for packet_id, _ in released:
-            del self._settled[packet_id]
+            del settled[packet_id]
         return released

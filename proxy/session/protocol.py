@@ -59,7 +59,7 @@ class ServerProtocol:
 
     __slots__ = (
         "_framer", "_held", "_held_bytes", "_hold", "_hold_at", "_keep_alive", "_last_received", "_limits",
-        "_out", "_settled", "_topics", "_window", "connect", "detail", "end", "state", "version",
+        "_out", "_topics", "_window", "connect", "detail", "end", "state", "version",
         "with_will",
     )  # fmt: skip
 
@@ -73,7 +73,6 @@ class ServerProtocol:
         self._held_bytes = 0
         self._hold = 0
         self._hold_at = _NEVER
-        self._settled = False
         self._last_received = now
         self._keep_alive = session_limits.connect_timeout_seconds
         self.state = AWAITING_CONNECT
@@ -137,6 +136,11 @@ class ServerProtocol:
         return self._held_bytes + self._framer.unread_bytes < limits.HELD_BYTES_MAX or self.state == AWAITING_CONNECT
 
     @property
+    def undisturbed(self) -> bool:
+        """True while there is nothing to do but to read on: connected, and nothing held."""
+        return self.state == CONNECTED and not self._hold
+
+    @property
     def close_expected(self) -> bool:
         """True once everything that is left to do is to write what `data_to_send` returns and close."""
         return self.state == CLOSED
@@ -177,8 +181,9 @@ class ServerProtocol:
         """The outcome of QoS 1 messages is known; each PUBACK leaves when those before it can. Before 5.0 there is no
         refusal: the device is told that it need not send the message again.
         """
-        self._window.settle(packet_ids, reason_code if self.version == MQTT_5_0 else ReasonCode.SUCCESS)
-        self._settled = True
+        released = self._window.settle(packet_ids, reason_code if self.version == MQTT_5_0 else ReasonCode.SUCCESS)
+        if released:
+            self._out.append(encode_pubacks(released))
 
     def acknowledge_subscribe(self, packet_id: int, reason_codes: list[int]) -> None:
         """One reason code for each topic filter [MQTT-3.8.4-5]; before 5.0 every refusal is 0x80."""
@@ -198,7 +203,6 @@ class ServerProtocol:
             # Never DISCONNECT before CONNACK [MQTT-3.14.0-1].
             self.refuse_connect(reason_code, detail)
             return
-        self._release_acks()
         if self.version == MQTT_5_0:
             self._send(Disconnect(reason_code))
         self._close(end_reason(reason_code), detail, with_will=with_will)
@@ -220,9 +224,9 @@ class ServerProtocol:
 
     def data_to_send(self) -> list[bytes]:
         """What is to be written now, in order."""
-        if self._settled:
-            self._release_acks()
-        out, self._out = self._out, []
+        out = self._out
+        if out:
+            self._out = []
         return out
 
     # ---- inside ----
@@ -391,12 +395,6 @@ class ServerProtocol:
         if keep_alive != connect.keep_alive:
             properties[packets.SERVER_KEEP_ALIVE] = keep_alive
         return properties
-
-    def _release_acks(self) -> None:
-        self._settled = False
-        released = self._window.release()
-        if released:
-            self._out.append(encode_pubacks(released))
 
     def _send(self, packet: packets.Packet) -> None:
         self._out.append(encode_packet(packet, self.version))

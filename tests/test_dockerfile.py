@@ -85,9 +85,11 @@ def answering(status: int) -> Iterator[int]:
     with http.server.HTTPServer(("127.0.0.1", 0), Livez) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def health_check(port: int) -> int:

@@ -1,0 +1,61 @@
+"""What every test can ask for: a real Kafka, started once for the whole run, and the rules that hold for all tests."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.support.kafka_broker import VERSIONS, KafkaBroker
+from tests.support.processes import left_behind
+
+#: Full-size evidence: hours, not seconds. `make prove` names these files, a plain pytest run leaves them out.
+collect_ignore = ["prove"]
+KAFKA_FIXTURES = {"kafka", "kafka_each_version"}
+
+# A deadline for each example would fail on a busy machine and say nothing about the code.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+
+@pytest.hookimpl(tryfirst=True)  # Before -m chooses by marker.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if KAFKA_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("kafka")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left_behind() -> Iterator[None]:
+    """Fails, at the end of the run, for every process that a test started and nobody stopped."""
+    yield
+    left = left_behind()
+    assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture(scope="session")
+def kafka_of_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], KafkaBroker]]:
+    """Starts the Kafka of a version when it is asked for first, and gives the same one to all who ask later."""
+    brokers: dict[str, KafkaBroker] = {}
+
+    def running(version: str) -> KafkaBroker:
+        if version not in brokers:
+            broker = KafkaBroker(version, tmp_path_factory.mktemp(f"kafka-{version}-"))
+            broker.start()
+            brokers[version] = broker
+        return brokers[version]
+
+    yield running
+    for broker in brokers.values():
+        broker.kill()
+
+
+@pytest.fixture(scope="session")
+def kafka(kafka_of_version: Callable[[str], KafkaBroker]) -> KafkaBroker:
+    """The newest Kafka. It is shared: a test names its own topics, and never stops or pauses it."""
+    return kafka_of_version(VERSIONS[0])
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def kafka_each_version(request: pytest.FixtureRequest, kafka_of_version: Callable[[str], KafkaBroker]) -> KafkaBroker:
+    """Runs the test once on every version of Kafka; the newest is the one that `kafka` gives."""
+    return kafka_of_version(request.param)

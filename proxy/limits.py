@@ -16,6 +16,8 @@ HELD_PACKET_OVERHEAD_BYTES: Final = 100
 TOPICS_CACHED_PER_CONNECTION_MAX: Final = 32
 #: Bytes that wait for a device to read them before we stop taking its packets.
 WRITE_BUFFER_BYTES_MAX: Final = 65_536
+#: Silence after which the kernel asks whether a device's host is still there.
+TCP_KEEPALIVE_IDLE_SECONDS: Final = 300
 #: How long a closed connection may take to read its last bytes.
 CLOSE_LINGER_SECONDS: Final = 5.0
 #: How often deadlines (CONNECT, keep alive, close) are looked at; the most they can be late.

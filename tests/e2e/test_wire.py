@@ -1,4 +1,4 @@
-"""A connection as a device sees it: bytes however they are split, what is promised in CONNACK, answers in their order."""
+"""A connection as a device sees it: bytes split anywhere, what CONNACK promises, answers in the order of questions."""
 
 import struct
 

@@ -33,7 +33,7 @@ prove: $(PROOFS) ## The full-size evidence, all of it: hours
 	@echo "Proofs that ran: $(or $(PROOFS),none)"
 
 prove-%: installed-for-tests ## One part of it: tests/prove/test_NAME.py
-	@$(BIN)/pytest tests/prove/test_$*.py
+	@$(BIN)/pytest -o faulthandler_timeout=0 tests/prove/test_$*.py
 
 bench: .cache/programs-for-bench .venv/.dev .cache/kafka-4.1.0/.complete .cache/compiled/.complete ## Measure the proxy beside mosquitto
 	@cd .cache/compiled && PYTHONPATH=$(CURDIR) ../../$(BIN)/python -m loadtest bench

@@ -19,7 +19,9 @@ def test_the_compiled_rooms_pass_the_tests_of_their_source() -> None:
     ]
     ran = subprocess.run(pytest_with_compiled, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    which = "import proxy.mqtt.decode as decode, proxy.session.protocol as protocol; print(decode.__file__, protocol.__file__)"
+    which = (
+        "from proxy.mqtt import decode; from proxy.session import protocol; print(decode.__file__, protocol.__file__)"
+    )
     files = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(COMPILED)!r}]; {which}"],
         capture_output=True, text=True, check=True,

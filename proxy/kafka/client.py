@@ -145,8 +145,8 @@ class AioKafkaGateway:
     async def stop(self) -> None:
         tasks = {*self._tasks, *(worker.task for worker in self._workers.values())}
         while tasks:
-            # Again, because what waits with `asyncio.wait_for`, as aiokafka does, may overlook a cancellation that comes
-            # together with an answer.
+            # Again, because whatever waits with `asyncio.wait_for`, as aiokafka does, may overlook a cancellation that
+            # comes together with an answer.
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=limits.PRODUCER_STOP_SECONDS_MAX)

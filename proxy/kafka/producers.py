@@ -35,6 +35,42 @@ class Producer:
             self.client.client.force_metadata_update()
 
 
+class MetadataPace:
+    """Stands before an aiokafka client's `force_metadata_update`.
+
+    While a batch that it holds has no leader, aiokafka's sender asks for metadata again as soon as it was answered; a
+    cluster that refuses connections answers at once, and that takes a whole core.
+    """
+
+    __slots__ = ("_ask", "_due", "_pending")
+
+    def __init__(self, ask: Callable[[], "asyncio.Future[bool]"]) -> None:
+        self._ask = ask
+        self._due = float("-inf")
+        self._pending: asyncio.Future[bool] | None = None
+
+    def force_metadata_update(self) -> "asyncio.Future[bool]":
+        """As aiokafka's; who asks while an answer is due waits for the same one."""
+        if self._pending is None or self._pending.done():
+            loop = asyncio.get_running_loop()
+            self._pending = loop.create_future()
+            now = loop.time()
+            if now < self._due:
+                loop.call_later(self._due - now, self._ask_now, self._pending)
+            else:
+                self._ask_now(self._pending)
+        return asyncio.shield(self._pending)
+
+    def _ask_now(self, pending: "asyncio.Future[bool]") -> None:
+        self._due = asyncio.get_running_loop().time() + limits.METADATA_GAP_SECONDS
+
+        def answered(answer: "asyncio.Future[bool]") -> None:
+            if not pending.done():
+                pending.set_result(not answer.cancelled() and answer.result())
+
+        self._ask().add_done_callback(answered)
+
+
 class ProducerSlot:
     """The producer of a topic, replaceable: after a failed batch its sequence numbers have a hole that nothing mends.
 
@@ -80,6 +116,8 @@ class ProducerSlot:
         started = False
         try:
             await client.start()
+            inner = client.client
+            inner.force_metadata_update = MetadataPace(inner.force_metadata_update).force_metadata_update
             started = True
         except kafka_errors.KafkaError as error:
             log.warning("producer did not start", extra={"error": repr(error)})

@@ -15,9 +15,6 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     OffsetSpec,
     ResourcePatternType,
     ResourceType,
@@ -26,7 +23,7 @@ from confluent_kafka.admin import (
 from proxy import limits
 from proxy.errors import ConfigError, Refusal
 from proxy.kafka.client import AioKafkaGateway
-from tests.kafka.conftest import gateway_settings, new_gateway, until
+from tests.kafka.conftest import REQUEST_SECONDS, gateway_settings, new_gateway, set_message_bytes_max, until
 from tests.kafka.fake_aiokafka import told
 from tests.kafka.load import Load, key_of
 from tests.kafka.outcomes import Outcomes, send
@@ -34,7 +31,6 @@ from tests.support.kafka_broker import VERSIONS, KafkaBroker, Record
 
 pytestmark = pytest.mark.kafka
 
-REQUEST_SECONDS = 10.0
 SETTINGS = {
     # A dead broker's session is over after 2 s, not 9 s, so that its restart does not wait for it.
     "broker.session.timeout.ms": "2000",
@@ -173,21 +169,13 @@ async def test_a_gateway_stops_while_kafka_is_frozen(
 # ---- the topic ----
 
 
-async def set_message_bytes_max(broker: KafkaBroker, topic: str, most: int) -> None:
-    entry = ConfigEntry("max.message.bytes", str(most), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    client = admin(broker)
-    [answer] = client.incremental_alter_configs([resource]).values()
-    await asyncio.to_thread(answer.result, REQUEST_SECONDS)
-
-
 async def test_records_beside_one_that_kafka_refuses_are_stored_in_order(
     broker: KafkaBroker, start_gateway: StartGateway, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway, outcomes = await start_gateway({topic: 3}), Outcomes()
     send(gateway, topic, b"key", outcomes, [0])
     await until(lambda: outcomes.stored == [0], "the first record is stored")
-    await set_message_bytes_max(broker, topic, 20_000)
+    set_message_bytes_max(broker, topic, 20_000)
     destination = gateway.destination(topic, b"key")
     send(gateway, topic, b"key", outcomes, [1, 2])
     gateway.enqueue(destination, bytes(50_000), [], outcomes, 3)
@@ -209,7 +197,7 @@ async def test_producers_replaced_under_load_keep_the_order(
     broker: KafkaBroker, start_gateway: StartGateway, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway, fat = await start_gateway({topic: 3}), Outcomes()
-    await set_message_bytes_max(broker, topic, 20_000)
+    set_message_bytes_max(broker, topic, 20_000)
     # It does not learn, so each fat record fails its batch, then itself, and each time the producer has to go.
     monkeypatch.setattr(gateway.directory, "forget_limits", lambda: None)
     async with Load(gateway, topic) as load:

@@ -77,8 +77,10 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(NODE) .cach
 .cache/compiled/.complete: .venv/.dev $(shell find proxy -name '*.py') pyproject.toml
 	@tools/need cc
 	@echo "Compiling the hot path into .cache/compiled"
-	@rm -rf .cache/compiled
-	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) --no-deps --upgrade --target .cache/compiled .
+	@rm -rf .cache/compiled .cache/compile && mkdir -p .cache/compile
+	@cp -r pyproject.toml README.md LICENSE proxy .cache/compile/ # The build leaves its libraries beside the source.
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) --no-deps --upgrade --target .cache/compiled ./.cache/compile
+	@rm -rf .cache/compile
 	@touch $@
 
 .cache/kafka-%/.complete: tests/kafka/pom.xml tools/fetch-kafka

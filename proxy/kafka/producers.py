@@ -19,20 +19,12 @@ log = logging.getLogger(__name__)
 class Producer:
     """An aiokafka producer and how many partitions are busy with it. Once retired it takes no more."""
 
-    __slots__ = ("_metadata_due", "client", "retired", "users")
+    __slots__ = ("client", "retired", "users")
 
     def __init__(self, client: AIOKafkaProducer) -> None:
         self.client = client
         self.users = 0
         self.retired = False
-        self._metadata_due = float("-inf")
-
-    def refresh_metadata(self) -> None:
-        """Asks the cluster again who leads what, for all partitions together at most once a retry period."""
-        now = monotonic()
-        if now >= self._metadata_due:
-            self._metadata_due = now + limits.RETRY_SECONDS
-            self.client.client.force_metadata_update()
 
 
 class MetadataPace:

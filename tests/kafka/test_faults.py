@@ -5,6 +5,7 @@ The broker is this file's own: it is killed, frozen, and has its topics changed 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,16 @@ def admin(broker: KafkaBroker) -> AdminClient:
     return AdminClient({"bootstrap.servers": broker.bootstrap})
 
 
+async def freeze(broker: KafkaBroker) -> None:
+    """Returns when it answers nothing more: its threads do not stop all at once."""
+    broker.pause()
+    threads = Path(f"/proc/{broker.pid}/task")
+    await until(
+        lambda: all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads.glob("*/stat")),
+        "the broker is frozen",
+    )
+
+
 async def read(broker: KafkaBroker, topic: str) -> list[Record]:
     return await asyncio.to_thread(broker.read, topic)
 
@@ -96,7 +107,7 @@ async def test_a_frozen_broker_loses_duplicates_and_reorders_nothing(
     gateway = await start_gateway({topic: 3})
     async with Load(gateway, topic) as load:
         await load.flows()
-        broker.pause()
+        await freeze(broker)
         await until(lambda: not gateway.status().ready, "the gateway says that Kafka does not answer", 10)
         await until(lambda: gateway.status().oldest_age_seconds > 10, "10 s have passed")
         broker.resume()
@@ -111,7 +122,7 @@ async def test_records_are_told_at_the_deadline_and_those_on_their_way_are_count
     gateway = await start_gateway({topic: 3}, delivery_timeout_seconds=3)
     async with Load(gateway, topic) as load:
         await load.flows()
-        broker.pause()
+        await freeze(broker)
         settled = len(load.outcomes.order)
         await until(lambda: len(load.outcomes.order) > settled + 300, "records are told")
         assert gateway.status().oldest_age_seconds < 3 + 2 * limits.RETRY_SECONDS
@@ -151,7 +162,7 @@ async def test_a_gateway_stops_while_kafka_is_frozen(
     gateway, outcomes = await start_gateway({topic: 1, f"{topic}-other": 1}), Outcomes()
     send(gateway, topic, b"key", outcomes, [1])
     await until(lambda: outcomes.stored == [1], "the first record is stored")
-    broker.pause()
+    await freeze(broker)
     try:
         send(gateway, topic, b"key", outcomes, [2])
         send(gateway, f"{topic}-other", b"key", outcomes, [3])

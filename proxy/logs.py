@@ -10,10 +10,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
 
-#: aiokafka wrote about 150 lines a second in an outage; these two keep the first ones and say how many more there were.
+#: aiokafka wrote about 150 lines a second in an outage, and devices can make us write as many as they like. Of each of
+#: these the first lines of a period are kept, and it is said how many more there were.
+NOISY_LOGGERS: Final = ("aiokafka", "proxy.flows.presence", "proxy.flows.uplink", "proxy.net.connection")
 NOISY_LINES_MAX: Final = 20
 NOISY_PERIOD_SECONDS: Final = 10.0
-NOISY_LOGGER: Final = "aiokafka"
 
 #: What every LogRecord has; whatever else is on it came through `extra=`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -38,7 +39,8 @@ def make_handler(
     for_people = form == "console" or (form == "auto" and stream.isatty())
     handler.setFormatter(ConsoleFormatter() if for_people else JsonFormatter())
     # On the handler, not on the logger: a logger's filters do not see what its children log.
-    handler.addFilter(RateLimit(NOISY_LOGGER, NOISY_LINES_MAX, NOISY_PERIOD_SECONDS, monotonic))
+    for name in NOISY_LOGGERS:
+        handler.addFilter(RateLimit(name, NOISY_LINES_MAX, NOISY_PERIOD_SECONDS, monotonic))
     return handler
 
 

@@ -12,7 +12,6 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 import proxy
-from proxy.errors import GatewayError
 
 #: Upper bounds in seconds: from a fast cluster's produce round trip to the delivery deadline.
 _ACK_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -54,12 +53,6 @@ class PublishCounter(Collector):
         self.undelivered = [0, 0]
         #: The queue was full and nobody waits for it.
         self.dropped = [0, 0]
-
-    def outcome(self, error: GatewayError | None) -> list[int]:
-        """What a settled message counts as."""
-        if error is None:
-            return self.stored
-        return self.undelivered if error.refusal is None else self.refused
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily("mqk_publishes", "PUBLISH packets by QoS and outcome", labels=("qos", "result"))

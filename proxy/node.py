@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from proxy import logs
+from proxy import limits, logs
 from proxy.admin.app import AdminServer, Check, Views, make_app
 from proxy.clock import monotonic
 from proxy.config import Settings, split_address
@@ -115,9 +116,11 @@ class Node:
         total("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
         total("mqk_connections_failed", "Connections dropped for a bug of ours", lambda: listener.bugs)
         total("mqk_log_lines_suppressed", "Log lines of a flood, not written", logs.suppressed)
+        gauge("mqk_logins_waiting", "Logins that are being checked", lambda: self.uplink.logins_waiting)
+        gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
         gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
         gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda: gateway.status().queued_bytes)
-        gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest", lambda: gateway.status().oldest_age_seconds)
+        gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest one", lambda: gateway.status().oldest_age_seconds)
         gauge("mqk_kafka_ready", "1 when Kafka answers", lambda: float(gateway.status().ready))
         gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self._unsafe())))
 
@@ -132,7 +135,8 @@ class Node:
             try:
                 bound = await self.listener.listen(host, port)
             except OSError as error:
-                raise ConfigError("listeners.bind", f"cannot listen on {listener.bind}: {error.strerror}") from None
+                complaint = f"cannot listen on {listener.bind}: {error.strerror or error}"
+                raise ConfigError("listeners.bind", complaint) from None
             log.info("listening", extra={"host": host, "port": bound})
         self.started = True
 
@@ -174,7 +178,8 @@ def explain(settings: Settings, topic: str, clientid: str, username: str | None)
     explained: dict[str, object] = {"topic": topic, "clientid": clientid, "username": username}
     explained["rules"] = [f"{name}: {said}" for name, said in routes.explain(topic)]
     if rule is None:
-        return explained | {"kafka_topic": None, "outcome": settings.routing.unmatched}
+        outcome = "reject" if topic.startswith("$") else settings.routing.unmatched
+        return explained | {"kafka_topic": None, "outcome": outcome}
     count = settings.routing.md5_partitions or settings.kafka.partitions
     return explained | {
         "kafka_topic": rule.topic,
@@ -188,12 +193,12 @@ def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
     logs.set_up(settings.log.level, settings.log.format, monotonic)
     for talkative in ("aiokafka", "uvicorn"):
         logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - an extra: asyncio's own loop does the same, slower
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(main)
-    with asyncio.Runner() as runner:
+        new_loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(main)
 
 
@@ -204,6 +209,8 @@ async def _no_companion(_node: Node) -> None:
 async def _serve(settings: Settings, companion: Callable[[Node], Coroutine[Any, Any, None]]) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
+    gc.freeze()
+    gc.set_threshold(*limits.GC_THRESHOLDS)
     for warning in settings.warnings():
         log.warning(warning)
     node = Node(settings)
@@ -224,7 +231,9 @@ async def _serve(settings: Settings, companion: Callable[[Node], Coroutine[Any, 
         again = asyncio.create_task(signals.get())
         await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
         again.cancel()
-        if not stopping.done():
+        if stopping.done():
+            await stopping
+        else:
             log.warning("told twice: stopping at once")
             stopping.cancel()
     finally:

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import proxy
+from proxy import limits
 from proxy.errors import ConfigError
 
 
@@ -71,7 +72,17 @@ class AdminServer(uvicorn.Server):
     """An HTTP server on the event loop that everything else runs on. Signals stay with the process."""
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False))
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=limits.ADMIN_STOP_SECONDS_MAX,
+            )
+        )
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family)

@@ -5,6 +5,7 @@ pace that the replicas which they turn to can take.
 """
 
 import asyncio
+from itertools import islice
 from typing import Protocol
 
 from proxy import limits
@@ -33,17 +34,12 @@ class Goodbyes:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
-    async def finish(self) -> None:
-        """Returns when everyone was told."""
-        while self._task is not None:
-            await self._task
-
     async def _run(self) -> None:
-        while self._waiting:
-            for _ in range(max(1, int(self.per_second * limits.GOODBYE_TICK_SECONDS))):
-                if not self._waiting:
-                    break
-                leaving = next(iter(self._waiting))
-                leaving.disconnect(*self._waiting.pop(leaving))
-            await asyncio.sleep(limits.GOODBYE_TICK_SECONDS)
-        self._task = None
+        per_tick = max(1, int(self.per_second * limits.GOODBYE_TICK_SECONDS))
+        try:
+            while self._waiting:
+                for leaving in list(islice(self._waiting, per_tick)):
+                    leaving.disconnect(*self._waiting.pop(leaving))
+                await asyncio.sleep(limits.GOODBYE_TICK_SECONDS)
+        finally:
+            self._task = None

@@ -56,7 +56,12 @@ class Presence:
         fields |= {"node": self._node, "peer_cert_cn": None}
         value = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         key = str(fields["action" if self._key_is_action else "clientid"]).encode()
-        self._gateway.enqueue(self._gateway.destination(self._topic, key), value.encode(), [], self, 0)
+        try:
+            destination = self._gateway.destination(self._topic, key)
+        except GatewayError as error:
+            self.settle([0], error, 0.0)
+        else:
+            self._gateway.enqueue(destination, value.encode(), [], self, 0)
 
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
         """As a `Recipient` of the gateway."""

@@ -15,7 +15,7 @@ from proxy.errors import AuthError, GatewayError, Refusal
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
 from proxy.kafka.gateway import Destination, Headers, KafkaGateway
-from proxy.metrics import Metrics
+from proxy.metrics import Metrics, PublishCounter
 from proxy.mqtt.packets import Connect, Publish, ReasonCode, Subscribe, Unsubscribe, Will
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
@@ -125,7 +125,7 @@ class Uplink:
 
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
         """The outcome of messages that no device waits for, QoS 0 and wills: as a `Recipient` of the gateway."""
-        self.publishes.outcome(error)[0] += len(tokens)
+        _outcome(self.publishes, error)[0] += len(tokens)
 
 
 class Client:
@@ -222,19 +222,23 @@ class Client:
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
         """The outcome of QoS 1 messages, by packet identifier: PUBACKs, or what the device has to know instead."""
         uplink = self._uplink
-        uplink.publishes.outcome(error)[1] += len(tokens)
+        _outcome(uplink.publishes, error)[1] += len(tokens)
         if self.connection.protocol.state == CLOSED:
             return
-        if error is None:
-            uplink.ack_seconds.observe(seconds, len(tokens))
-            self.connection.protocol.settle_publishes(tokens, 0)
-            self.connection.flush_soon()
-        elif error.refusal is None:
-            # Neither PUBACK nor refusal would be true, and 5.0 may not send again what was refused [MQTT-4.4.0-2].
-            uplink.goodbyes.say(self, ReasonCode.SERVER_BUSY, str(error))
-        else:
-            log.debug("publish refused", extra={"clientid": self.client_id, "error": str(error)})
-            self._acknowledge(tokens, _REFUSALS[error.refusal])
+        try:
+            if error is None:
+                uplink.ack_seconds.observe(seconds, len(tokens))
+                self.connection.protocol.settle_publishes(tokens, 0)
+                self.connection.flush_soon()
+            elif error.refusal is None:
+                # Neither PUBACK nor refusal would be true, and 5.0 may not send again what was refused [MQTT-4.4.0-2].
+                uplink.goodbyes.say(self, ReasonCode.SERVER_BUSY, str(error))
+            else:
+                log.debug("publish refused", extra={"clientid": self.client_id, "error": str(error)})
+                self._acknowledge(tokens, _REFUSALS[error.refusal])
+        except Exception:
+            # Other devices of the same batch wait to be told too.
+            self.connection.fail()
 
     def _acknowledge(self, packet_ids: list[int], reason_code: int) -> None:
         protocol = self.connection.protocol
@@ -340,3 +344,10 @@ class Client:
 
     def _publish_will(self, will: Will) -> None:
         self.on_publish(Publish(will.topic, will.payload, 0, will.retain))
+
+
+def _outcome(publishes: PublishCounter, error: GatewayError | None) -> list[int]:
+    """What a settled message counts as, by its QoS."""
+    if error is None:
+        return publishes.stored
+    return publishes.undelivered if error.refusal is None else publishes.refused

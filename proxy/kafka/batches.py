@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from hashlib import md5
+from typing import Any, Final
 
 from proxy.errors import GatewayError
 from proxy.kafka.gateway import Destination, Headers, Recipient
@@ -11,25 +12,33 @@ from proxy.kafka.gateway import Destination, Headers, Recipient
 #: A plain tuple, because one is made for each message.
 Entry = tuple[Destination, bytes, Headers, Recipient, int, float, int]
 
+#: Stands behind the last record where a run of records ends: it is nobody's.
+_END: Final[Any] = (None, b"", [], None, 0, 0.0, 0)
+
 
 def md5_partition(key: bytes, partitions: int) -> int:
     """The last byte of MD5(key) modulo the partition count, as `emqx_plugin_kafka` chooses: at most 256 are reached."""
     return md5(key, usedforsecurity=False).digest()[-1] % partitions
 
 
-def settle_entries(entries: list[Entry], error: GatewayError | None, now: float) -> None:
-    """Tells the recipients, in order, with one call for records of one recipient that were taken at one time."""
+def settle_entries(entries: list[Entry], error: GatewayError | None, now: float) -> list[Exception]:
+    """Tells the recipients, in order, with one call for records of one recipient that were taken at one time. Returns
+    what recipients raised, which costs no other one its answer.
+    """
+    bugs: list[Exception] = []
     tokens: list[int] = []
     recipient, taken_at = None, 0.0
-    for entry in entries:
+    for entry in [*entries, _END]:
         if entry[3] is not recipient or entry[5] != taken_at:
             if recipient is not None:
-                recipient.settle(tokens, error, now - taken_at)
+                try:
+                    recipient.settle(tokens, error, now - taken_at)
+                except Exception as bug:
+                    bugs.append(bug)
             _, _, _, recipient, _, taken_at, _ = entry
             tokens = []
         tokens.append(entry[4])
-    if recipient is not None:
-        recipient.settle(tokens, error, now - taken_at)
+    return bugs
 
 
 class PartitionQueue:
@@ -107,7 +116,7 @@ class BatchPace:
     def delay(self, now: float) -> float:
         """Seconds that a batch which is ready now has to wait; 0 counts it as started."""
         theoretical = max(self._theoretical, now)
+        self._theoretical = min(theoretical, now + self._burst_seconds) + self._interval
         if theoretical - now > self._burst_seconds:
             return self.tick_seconds - now % self.tick_seconds
-        self._theoretical = theoretical + self._interval
         return 0.0

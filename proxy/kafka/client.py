@@ -7,7 +7,8 @@ after any failed batch, and the delivery deadline is ours. No other module touch
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,20 +16,21 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
 
 from proxy import limits
-from proxy.clock import monotonic, wall_ms
-from proxy.errors import GatewayError, Refusal
+from proxy.clock import wall_ms
+from proxy.errors import ConfigError, GatewayError, Refusal
 from proxy.kafka.batches import BatchPace, Entry, PartitionQueue, md5_partition, settle_entries
 from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Recipient
-from proxy.kafka.topics import TopicDirectory
+from proxy.kafka.producers import Producer, ProducerSlot
+from proxy.kafka.topics import UNREACHABLE, TopicDirectory
 from proxy.metrics import GatewayMetrics
 
 log = logging.getLogger(__name__)
 
-#: Kafka refused the batch, so nothing of it was written: which of its records is to blame is found one by one.
+#: Kafka refused the batch, so nothing of it was written and never will be.
 _REFUSED: Final = {
     kafka_errors.MessageSizeTooLargeError: Refusal.TOO_LARGE,
     kafka_errors.RecordListTooLargeError: Refusal.TOO_LARGE,
-    kafka_errors.InvalidMessageError: Refusal.INVALID,
+    kafka_errors.CorruptRecordException: Refusal.INVALID,
     kafka_errors.InvalidTimestampError: Refusal.INVALID,
     kafka_errors.PolicyViolationError: Refusal.INVALID,
     kafka_errors.UnsupportedForMessageFormatError: Refusal.INVALID,
@@ -36,12 +38,21 @@ _REFUSED: Final = {
     kafka_errors.ClusterAuthorizationFailedError: Refusal.NOT_AUTHORIZED,
     kafka_errors.InvalidTopicError: Refusal.UNKNOWN_TOPIC,
 }
-#: The producer lost its place in the sequence, so nothing of the batch was written: once more through a new producer.
-_DESYNCHRONISED: Final = (
+#: Refusals that one record of a batch brings upon its neighbours: who it is is found one by one.
+_ONE_TO_BLAME: Final = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.CorruptRecordException,
+    kafka_errors.InvalidTimestampError,
+)
+#: The producer lost its place in the sequence.
+_OUT_OF_SEQUENCE: Final = (
     kafka_errors.OutOfOrderSequenceNumber,
     kafka_errors.UnknownProducerId,
     kafka_errors.InvalidProducerIdMapping,
 )
+#: Nothing of the batch was written, and it may go better through a new producer: tried once.
+_ONCE_MORE: Final = (*_OUT_OF_SEQUENCE, kafka_errors.CorruptRecordException)
 #: `send_batch` could not take the batch, and the producer is none the worse for it. The last two are how aiokafka says
 #: that a partition or a topic has just vanished.
 _NOT_TAKEN: Final = (
@@ -79,41 +90,49 @@ class AioKafkaGateway:
         self.congested = False
         self.full = False
         self.pace = BatchPace(limits.FREE_BATCHES_PER_SECOND, limits.FREE_BATCHES_BURST, limits.BATCH_TICK_SECONDS)
-        #: Called when the queue has fallen below its low-water mark after it was above the high one.
         self.on_relief: Callable[[], object] = lambda: None
         self._queued_bytes = 0
         self._high_bytes = int(settings.queue_bytes_max * limits.HIGH_WATER)
         self._low_bytes = int(settings.queue_bytes_max * limits.LOW_WATER)
         #: The event loop's own clock: a look at it costs less than a system call, and it stands still within a turn.
         self.now = asyncio.get_running_loop().time
+        #: What to add to `now`, in milliseconds, for the time of a record as Kafka counts it.
+        self.wall_offset_ms = 0.0
+        self.directory = TopicDirectory(settings.bootstrap_servers, settings.client_id, settings.client)
         self._workers: dict[tuple[str, int], _PartitionWorker] = {}
-        self._producers: dict[str, _ProducerSlot] = {}
+        self._producers: dict[str, ProducerSlot] = {}
         self._withdrawn: set[Recipient] = set()
         self._last_answer = float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
-        self._directory = TopicDirectory(settings.bootstrap_servers, settings.client_id, settings.client)
+        self._read_wall_clock()
 
     # ---- life ----
 
     async def start(self, topics: Sequence[str]) -> None:
-        settings = self.settings
+        settings, directory = self.settings, self.directory
         while True:
-            await self._directory.connect()
             try:
-                await self._directory.ensure(
+                await directory.connect()
+                await directory.ensure(
                     topics,
                     create=settings.create_topics,
                     partitions=settings.partitions,
                     replication_factor=settings.replication_factor,
                 )
                 break
-            except kafka_errors.KafkaError as error:
-                log.warning("kafka went away during start", extra={"error": repr(error)})
-                await self._directory.close()
+            except UNREACHABLE as error:
+                log.warning("kafka does not answer", extra={"error": repr(error)})
+                await directory.close()
                 await asyncio.sleep(limits.RETRY_SECONDS)
+            except ConfigError:
+                await directory.close()
+                raise
         self.heard()
         self.generation += 1
-        self._tasks = [asyncio.create_task(self._probe()), asyncio.create_task(self._watch())]
+        self._tasks = [
+            asyncio.create_task(self._every(limits.PROBE_SECONDS, self._probe)),
+            asyncio.create_task(self._every(limits.RETRY_SECONDS, self._watch)),
+        ]
 
     async def flush(self, timeout_seconds: float) -> int:
         deadline = self.now() + timeout_seconds
@@ -128,12 +147,12 @@ class AioKafkaGateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(slot.stop() for slot in set(self._producers.values())), self._directory.close())
+        await asyncio.gather(*(slot.stop() for slot in set(self._producers.values())), self.directory.close())
 
     # ---- what the product calls ----
 
     def destination(self, topic: str, key: bytes) -> Destination:
-        count = self._directory.partitions(topic)
+        count = self.directory.partitions(topic)
         partition = md5_partition(key, self.settings.md5_partitions or count)
         if partition >= count:
             raise GatewayError(f"topic {topic} has {count} partitions, no {partition}", Refusal.UNKNOWN_TOPIC)
@@ -141,14 +160,14 @@ class AioKafkaGateway:
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises GatewayError: the topic is not known."""
-        return self._directory.partitions(topic)
+        return self.directory.partitions(topic)
 
     def enqueue(
         self, destination: Destination, value: bytes, headers: Headers, recipient: Recipient, token: int
     ) -> None:
         queue = destination.queue
         size = destination.bytes + len(value)
-        if size > queue.easy_bytes and not self._directory.fits(destination, value, headers):
+        if size > queue.easy_bytes and not self.directory.fits(destination, value, headers):
             too_large = GatewayError(f"record of {len(value)} bytes for {destination.topic}", Refusal.TOO_LARGE)
             recipient.settle([token], too_large, 0.0)
             return
@@ -182,34 +201,31 @@ class AioKafkaGateway:
         """Kafka has answered."""
         self._last_answer = self.now()
 
-    def producer_slot(self, topic: str) -> "_ProducerSlot":
-        """One producer per topic while there are few topics, so that a sick one holds up no other; then they share."""
-        slot = self._producers.get(topic)
-        if slot is None:
-            slots = list(dict.fromkeys(self._producers.values()))
-            few = len(slots) < limits.PRODUCERS_MAX
-            slot = _ProducerSlot(self.settings) if few else slots[len(self._producers) % len(slots)]
-            self._producers[topic] = slot
-        return slot
-
     def drop_withdrawn(self) -> None:
-        """Takes out what belongs to closed connections."""
+        """Takes out what belongs to closed connections. A batch on its way may still come back: its recipients are
+        remembered until it is settled.
+        """
         if not self._withdrawn:
             return
-        for worker in self._workers.values():
+        flying: set[Recipient] = set()
+        for worker in list(self._workers.values()):
             self._forget(worker.queue.remove(self._withdrawn))
-        self._withdrawn.clear()
+            flying |= worker.recipients()
+        self._withdrawn &= flying
 
     def settle(self, entries: list[Entry], error: GatewayError | None) -> None:
         """Tells everyone who waits for one of these records."""
-        settle_entries(entries, error, self.now())
+        for bug in settle_entries(entries, error, self.now()):
+            log.error("a recipient failed", exc_info=bug)
         self._forget(entries)
 
     def _forget(self, entries: list[Entry]) -> None:
         self._queued_bytes -= sum([entry[6] for entry in entries])
-        if self.congested and self._queued_bytes < self._low_bytes:
-            self.congested = self.full = False
-            self.on_relief()
+        if self.congested:
+            self.full = self._queued_bytes > self.settings.queue_bytes_max
+            if self._queued_bytes < self._low_bytes:
+                self.congested = False
+                self.on_relief()
 
     # ---- inside ----
 
@@ -219,65 +235,111 @@ class AioKafkaGateway:
     def _worker(self, topic: str, partition: int) -> "_PartitionWorker":
         worker = self._workers.get((topic, partition))
         if worker is None:
-            queue = PartitionQueue(self._directory.easy_bytes(topic))
-            worker = _PartitionWorker(self, topic, partition, self.producer_slot(topic), queue)
+            queue = PartitionQueue(self.directory.easy_bytes(topic))
+            worker = _PartitionWorker(self, topic, partition, self._producer_slot(topic), queue)
             self._workers[topic, partition] = worker
         return worker
 
+    def _producer_slot(self, topic: str) -> ProducerSlot:
+        """One producer per topic while there are few topics, so that a sick one holds up no other; then they share."""
+        slot = self._producers.get(topic)
+        if slot is None:
+            slots = list(dict.fromkeys(self._producers.values()))
+            few = len(slots) < limits.PRODUCERS_MAX
+            slot = ProducerSlot(self._make_producer) if few else slots[len(self._producers) % len(slots)]
+            slot.topics.append(topic)
+            self._producers[topic] = slot
+        return slot
+
+    def _make_producer(self, topics: Collection[str]) -> AIOKafkaProducer:
+        settings = self.settings
+        producer = AIOKafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers,
+            client_id=settings.client_id,
+            acks=settings.acks,
+            enable_idempotence=settings.idempotence,
+            linger_ms=0,  # with send_batch it only delays: nothing more is filled in
+            max_batch_size=min(self.directory.batch_bytes(topic) for topic in topics),
+            request_timeout_ms=int(limits.KAFKA_REQUEST_SECONDS_MAX * 1000),
+            retry_backoff_ms=100,
+            metadata_max_age_ms=30_000,
+            **settings.client,
+        )
+        # A batch that waits for a leader would fail after request_timeout_ms and leave a hole in the sequence; the
+        # deadline is ours. The only private name used; a test asserts that it exists.
+        producer._message_accumulator._batch_ttl = float("inf")
+        return producer
+
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+        """Takes a step again and again; a bug in one must not be the last of them."""
+        while True:
+            try:
+                await step()
+            except Exception:
+                log.exception("gateway step failed", extra={"step": step.__name__})
+            await asyncio.sleep(seconds)
+
     async def _probe(self) -> None:
         """Asks the cluster whether it is there, and what has become of the topics."""
-        while True:
-            if await self._directory.refresh():
-                self.heard()
-            for worker in self._workers.values():
-                worker.queue.easy_bytes = self._directory.easy_bytes(worker.topic)
-            if self._directory.changed:
-                self._directory.changed = False
-                self.generation += 1
-            await asyncio.sleep(limits.PROBE_SECONDS)
+        directory = self.directory
+        if await directory.refresh():
+            self.heard()
+        for worker in self._workers.values():
+            worker.queue.easy_bytes = directory.easy_bytes(worker.topic)
+        if directory.changed:
+            directory.changed = False
+            self.generation += 1
+            for worker in list(self._workers.values()):
+                if worker.partition >= directory.partitions(worker.topic):
+                    # The topic was made anew with fewer partitions. Sent again, these find the one of their key.
+                    gone = GatewayError(f"topic {worker.topic} has no partition {worker.partition} any more")
+                    self.settle(worker.take_overdue(math.inf), gone)
 
     async def _watch(self) -> None:
         """Enforces the delivery deadline and forgets what was withdrawn."""
-        while True:
-            await asyncio.sleep(limits.RETRY_SECONDS)
-            self.drop_withdrawn()
-            overdue = self.now() - self.settings.delivery_timeout_seconds
-            for worker in self._workers.values():
-                late = worker.take_overdue(overdue)
-                if late:
-                    self.metrics.overdue.inc(len(late))
-                    refusal = Refusal.UNKNOWN_TOPIC if worker.topic_unknown else None
-                    self.settle(late, GatewayError(f"not delivered to {worker.topic} in time", refusal))
+        self._read_wall_clock()
+        self.drop_withdrawn()
+        overdue = self.now() - self.settings.delivery_timeout_seconds
+        for worker in list(self._workers.values()):
+            late = worker.take_overdue(overdue)
+            if late:
+                self.metrics.overdue.inc(len(late))
+                refusal = Refusal.UNKNOWN_TOPIC if worker.topic in self.directory.missing else None
+                self.settle(late, GatewayError(f"not delivered to {worker.topic} in time", refusal))
+
+    def _read_wall_clock(self) -> None:
+        """Again and again, because it may be set while the other one goes on."""
+        self.wall_offset_ms = wall_ms() - self.now() * 1000
 
 
 class _PartitionWorker:
     """Sends the records of one partition: one batch in flight, while it flies the next one gathers."""
 
     def __init__(
-        self,
-        gateway: AioKafkaGateway,
-        topic: str,
-        partition: int,
-        producers: "_ProducerSlot",
-        queue: PartitionQueue,
+        self, gateway: AioKafkaGateway, topic: str, partition: int, producers: ProducerSlot, queue: PartitionQueue
     ) -> None:
         self.topic = topic
         self.partition = partition
-        self.producers = producers
         self.queue = queue
         self._gateway = gateway
+        self._producers = producers
+        #: The records of the batch that is on its way, without those that have been told that it is late.
         self._in_flight: list[Entry] = []
+        #: How many of that batch have been told.
+        self._told_late = 0
+        #: So many records go one by one, to find out which of them Kafka refuses.
         self._singly = 0
+        #: The records at the head have been sent again after a producer had lost its place.
         self._resent = False
-        self._untold = 0
-        #: The last batch was not taken because the topic does not exist.
-        self.topic_unknown = False
-        self._wall_offset_ms = wall_ms() - gateway.now() * 1000
         self.task = asyncio.create_task(self._run(), name=f"{topic}-{partition}")
 
     @property
     def unsettled(self) -> int:
         return len(self.queue) + len(self._in_flight)
+
+    def recipients(self) -> set[Recipient]:
+        """Who waits for the batch that is on its way."""
+        return {entry[3] for entry in self._in_flight}
 
     def age(self, now: float) -> float:
         """Seconds that the oldest unsettled record has waited."""
@@ -285,80 +347,89 @@ class _PartitionWorker:
         return now - oldest if oldest is not None else 0.0
 
     def take_overdue(self, when: float) -> list[Entry]:
-        """What was taken before `when`. A batch in flight cannot be called back: it keeps its slot, untold."""
-        late: list[Entry] = []
-        if self._in_flight and self._in_flight[0][5] < when:
-            late = self._land()
-            self._untold += len(late)
+        """What was taken before `when`. A batch in flight cannot be called back: it keeps its slot, and what it becomes
+        is told to nobody.
+        """
+        late = [entry for entry in self._in_flight if entry[5] < when]
+        del self._in_flight[: len(late)]
+        self._told_late += len(late)
         return late + self.queue.take_older_than(when)
 
     async def _run(self) -> None:
-        gateway = self._gateway
         while True:
             if not self.queue:
                 await self._something_to_send()
-            delay = gateway.pace.delay(gateway.now())
-            if delay:
-                await asyncio.sleep(delay)
-            producer = await self.producers.get()
             try:
-                await self._send_batch(producer)
+                await self._send_next()
             except Exception:
                 # A bug, or a way to fail that is not known yet: the partition must live on, so the record at the head,
                 # which may be the cause, goes too.
                 log.exception("partition worker failed", extra={"topic": self.topic, "partition": self.partition})
-                producer.retired = True
-                gateway.settle(self._land() + self.queue.take_head(), GatewayError("internal error"))
+                self._gateway.settle(self._land() + self.queue.take_head(), GatewayError("internal error"))
                 await asyncio.sleep(limits.RETRY_SECONDS)
-            finally:
-                self.producers.done_with(producer)
 
     async def _something_to_send(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def wake() -> None:
             self.queue.wake = None
-            waiter.set_result(None)
+            if not waiter.done():  # It is when the gateway has stopped.
+                waiter.set_result(None)
 
         self.queue.wake = wake
         await waiter
 
-    async def _send_batch(self, producer: "_Producer") -> None:
-        client = producer.client
-        if not self._has_leader(client):
+    async def _send_next(self) -> None:
+        delay = self._gateway.pace.delay(self._gateway.now())
+        if delay:
+            await asyncio.sleep(delay)
+        producer = await self._producers.get()
+        try:
+            await self._send_batch(producer)
+        except Exception:
+            producer.retired = True
+            raise
+        finally:
+            self._producers.done_with(producer)
+
+    async def _send_batch(self, producer: Producer) -> None:
+        if not self._has_leader(producer):
             await asyncio.sleep(limits.RETRY_SECONDS)
             return
         self._gateway.drop_withdrawn()
-        builder = self._fill(client)
+        builder = self._fill(producer.client)
         if not self._in_flight:
             return
         try:
-            future = await client.send_batch(builder, self.topic, partition=self.partition)
+            future = await producer.client.send_batch(builder, self.topic, partition=self.partition)
         except kafka_errors.TopicAuthorizationFailedError as error:
-            self._gateway.settle(self._land(), GatewayError(str(error), Refusal.NOT_AUTHORIZED))
+            self._batch_failed(error)
         except (kafka_errors.KafkaError, AssertionError, TypeError) as error:
             await self._offer_again(producer, error)
         else:
             await self._settle_batch(producer, future)
+        finally:
+            self._told_late = 0
 
-    def _has_leader(self, producer: AIOKafkaProducer) -> bool:
-        """Without a leader aiokafka would ask for metadata without pause; unknown topics are left to `send_batch`."""
-        cluster = producer.client.cluster
-        partitions = cluster.partitions_for_topic(self.topic)
-        if not partitions or self.partition not in partitions:
+    def _has_leader(self, producer: Producer) -> bool:
+        """Without a leader aiokafka would ask for metadata without pause, and a partition that it has not heard of yet
+        it would refuse. Topics that it does not know are left to `send_batch`, which asks for them.
+        """
+        cluster = producer.client.client.cluster
+        if cluster.partitions_for_topic(self.topic) is None:
             return True
         if cluster.leader_for_partition(TopicPartition(self.topic, self.partition)) in {None, -1}:
-            producer.client.force_metadata_update()
+            producer.refresh_metadata()
             return False
         return True
 
-    def _fill(self, producer: AIOKafkaProducer) -> Any:
-        builder = producer.create_batch()
+    def _fill(self, client: AIOKafkaProducer) -> Any:
+        builder = client.create_batch()
         most = 1 if self._singly else limits.BATCH_RECORDS_MAX
-        self.queue.move(self._in_flight, builder.append, self._wall_offset_ms, most)
+        self.queue.move(self._in_flight, builder.append, self._gateway.wall_offset_ms, most)
         return builder
 
-    async def _settle_batch(self, producer: "_Producer", future: "asyncio.Future[Any]") -> None:
+    async def _settle_batch(self, producer: Producer, future: "asyncio.Future[Any]") -> None:
         gateway = self._gateway
         try:
             await future
@@ -369,37 +440,44 @@ class _PartitionWorker:
             gateway.heard()
             landed = self._land()
             gateway.metrics.batches.inc()
-            gateway.metrics.records.inc(len(landed))
-            gateway.metrics.late.inc(self._untold)
-            self._resent = self.topic_unknown = False
-            self._singly = max(0, self._singly - 1)
+            gateway.metrics.records.inc(len(landed) + self._told_late)
+            gateway.metrics.late.inc(self._told_late)
+            self._went_through()
             gateway.settle(landed, None)
-        self._untold = 0
+
+    def _went_through(self) -> None:
+        """The records at the head are settled, in whatever way."""
+        self._resent = False
+        self._singly = max(0, self._singly - 1)
 
     def _batch_failed(self, error: Exception) -> None:
         """aiokafka gives up a batch only for good; what it can retry it retries in place."""
         gateway = self._gateway
-        landed = self._land()
         gateway.metrics.failed_batches.labels(type(error).__name__).inc()
-        log.warning("batch failed", extra={"topic": self.topic, "partition": self.partition, "error": repr(error)})
+        # Out of sequence although the last batch went well: the cluster no longer has it.
+        lossy = isinstance(error, _OUT_OF_SEQUENCE)
+        log.error(
+            "batch out of sequence: kafka may have lost acknowledged records" if lossy else "batch failed",
+            extra={"topic": self.topic, "partition": self.partition, "error": repr(error)},
+        )
+        landed = self._land()
         refusal = _REFUSED.get(type(error))
-        if refusal is not None and len(landed) > 1:
-            self._singly = len(landed)
-            self.queue.put_back(landed)
-        elif refusal is not None:
-            gateway.settle(landed, GatewayError(f"{self.topic}: {error!r}", refusal))
-            self._singly = max(0, self._singly - 1)
-        elif isinstance(error, _DESYNCHRONISED) and not self._resent:
+        if isinstance(error, _ONCE_MORE) and not self._resent:
             self._resent = True
             self.queue.put_back(landed)
+        elif isinstance(error, _ONE_TO_BLAME) and len(landed) + self._told_late > 1:
+            gateway.directory.forget_limits()
+            self._singly = len(landed)
+            self.queue.put_back(landed)
         else:
-            gateway.settle(landed, GatewayError(f"{self.topic}: outcome unknown: {error!r}"))
+            self._went_through()
+            said = f"{self.topic}: {error!r}" if refusal else f"{self.topic}: outcome unknown: {error!r}"
+            gateway.settle(landed, GatewayError(said, refusal))
 
-    async def _offer_again(self, producer: "_Producer", error: Exception) -> None:
+    async def _offer_again(self, producer: Producer, error: Exception) -> None:
         """`send_batch` itself refused: nothing was handed over, so the records go back and are offered again."""
         self.queue.put_back(self._land())
         log.warning("batch not taken", extra={"topic": self.topic, "partition": self.partition, "error": repr(error)})
-        self.topic_unknown = isinstance(error, kafka_errors.UnknownTopicOrPartitionError)
         if not isinstance(error, _NOT_TAKEN):
             producer.retired = True
         await asyncio.sleep(limits.RETRY_SECONDS)
@@ -407,85 +485,3 @@ class _PartitionWorker:
     def _land(self) -> list[Entry]:
         landed, self._in_flight = self._in_flight, []
         return landed
-
-
-class _Producer:
-    """An aiokafka producer and how many partitions have a batch with it. Once retired it takes no more."""
-
-    __slots__ = ("client", "retired", "users")
-
-    def __init__(self, client: AIOKafkaProducer) -> None:
-        self.client = client
-        self.users = 0
-        self.retired = False
-
-
-class _ProducerSlot:
-    """The producer of a topic, replaceable: after a failed batch its sequence numbers have a hole that nothing mends.
-
-    A retired producer is stopped when its last batch has come down, so at most one per partition lingers.
-    """
-
-    def __init__(self, settings: GatewaySettings) -> None:
-        self._settings = settings
-        self._current: _Producer | None = None
-        self._lock = asyncio.Lock()
-        self._started_at = float("-inf")
-        self._stopping: set[asyncio.Task[None]] = set()
-
-    async def get(self) -> _Producer:
-        """The producer to use for one batch; give it back with `done_with`."""
-        async with self._lock:
-            current = self._current
-            while current is None or current.retired:
-                await asyncio.sleep(max(0.0, self._started_at + limits.PRODUCER_REPLACE_SECONDS_MIN - monotonic()))
-                self._started_at = monotonic()
-                self._current = current = await self._start()
-        current.users += 1
-        return current
-
-    def done_with(self, producer: _Producer) -> None:
-        producer.users -= 1
-        if producer.retired and not producer.users:
-            task = asyncio.create_task(self._stop(producer))
-            self._stopping.add(task)
-            task.add_done_callback(self._stopping.discard)
-
-    async def stop(self) -> None:
-        """Stops what is left, bounded in time."""
-        if self._current is not None and not self._current.retired:
-            await self._stop(self._current)
-        await asyncio.gather(*self._stopping)
-
-    async def _start(self) -> _Producer | None:
-        """None when the cluster does not answer: the caller tries again."""
-        settings = self._settings
-        client = AIOKafkaProducer(
-            bootstrap_servers=settings.bootstrap_servers,
-            client_id=settings.client_id,
-            acks=settings.acks,
-            enable_idempotence=settings.idempotence,
-            linger_ms=0,  # with send_batch it only delays: nothing more is filled in
-            max_batch_size=limits.BATCH_BYTES_MAX,
-            request_timeout_ms=int(limits.KAFKA_REQUEST_SECONDS_MAX * 1000),
-            retry_backoff_ms=100,
-            metadata_max_age_ms=30_000,
-            **settings.client,
-        )
-        # A batch that waits for a leader would fail after request_timeout_ms and leave a hole in the sequence; the
-        # deadline is ours. The only private name used; a test asserts that it exists.
-        client._message_accumulator._batch_ttl = float("inf")
-        try:
-            await client.start()
-        except kafka_errors.KafkaError as error:
-            log.warning("producer did not start", extra={"error": repr(error)})
-            await self._stop(_Producer(client))
-            return None
-        return _Producer(client)
-
-    async def _stop(self, producer: _Producer) -> None:
-        """aiokafka's `stop` hangs while brokers do not answer."""
-        try:
-            await asyncio.wait_for(producer.client.stop(), limits.PRODUCER_STOP_SECONDS_MAX)
-        except (TimeoutError, kafka_errors.KafkaError) as error:
-            log.warning("producer did not stop cleanly", extra={"error": repr(error)})

@@ -1,6 +1,6 @@
 """What the product needs of Kafka to write a record. The real one is in `client`; tests have one in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,6 +57,8 @@ class KafkaGateway(Protocol):
     congested: bool
     #: True while it is above its hard mark: drop what nobody waits for.
     full: bool
+    #: Called when the queue has fallen below its low-water mark after it was above the high one.
+    on_relief: Callable[[], object]
 
     async def start(self, topics: Sequence[str]) -> None:
         """Returns once Kafka has answered and every topic is there. Raises ConfigError: a topic is missing."""

@@ -16,9 +16,15 @@ from proxy.kafka.gateway import Destination, Headers
 
 log = logging.getLogger(__name__)
 
+#: What a request raises when the cluster cannot answer it now.
+UNREACHABLE: Final = (kafka_errors.KafkaError, OSError, TimeoutError)
 #: Kafka's default of max.message.bytes.
 _MESSAGE_BYTES_DEFAULT: Final = 1_048_588
-_TOPIC_ALREADY_EXISTS: Final = 36
+#: The setting that is to blame when a topic cannot be created.
+_BLAMED: Final = {
+    kafka_errors.InvalidReplicationFactorError: "kafka.replication_factor",
+    kafka_errors.InvalidPartitionsError: "kafka.partitions",
+}
 
 
 class TopicDirectory:
@@ -35,6 +41,8 @@ class TopicDirectory:
         self._partitions: dict[str, int] = {}
         self._bytes_max: dict[str, int] = {}
         self._limits_read_at = float("-inf")
+        #: Topics that were there at start and, by Kafka's own word, are not any more.
+        self.missing: set[str] = set()
         #: The partition count of some topic is not what it was.
         self.changed = False
 
@@ -54,29 +62,34 @@ class TopicDirectory:
         size = len(value) + len(destination.key) + sum(len(name) + len(content) for name, content in headers)
         return size <= self._record_bytes_max(destination.topic)
 
+    def batch_bytes(self, topic: str) -> int:
+        """The largest batch for a topic, whose limit is one on batches of records."""
+        return min(limits.BATCH_BYTES_MAX, self._record_bytes_max(topic))
+
+    def forget_limits(self) -> None:
+        """The size limits have been found wrong: the next refresh reads them again."""
+        self._limits_read_at = float("-inf")
+
     def _record_bytes_max(self, topic: str) -> int:
         return self._bytes_max.get(topic, _MESSAGE_BYTES_DEFAULT) - limits.KAFKA_FRAMING_BYTES
 
     async def connect(self) -> None:
-        """Returns when the cluster has answered; until then it is tried again and again, each time said in the log."""
-        while True:
-            admin = AIOKafkaAdminClient(**self._options)
-            try:
-                await admin.start()
-            except (kafka_errors.KafkaError, OSError) as error:
-                log.warning("kafka does not answer", extra={"error": str(error)})
-                await admin.close()
-                await asyncio.sleep(limits.RETRY_SECONDS)
-            else:
-                self._admin = admin
-                return
+        """Raises one of UNREACHABLE: the cluster does not answer. `close` is due in any case."""
+        self._admin = AIOKafkaAdminClient(**self._options)
+        await self._admin.start()
 
     async def close(self) -> None:
-        if self._admin is not None:
-            await asyncio.wait_for(self._admin.close(), limits.PRODUCER_STOP_SECONDS_MAX)
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            try:
+                await asyncio.wait_for(admin.close(), limits.PRODUCER_STOP_SECONDS_MAX)
+            except UNREACHABLE as error:
+                log.warning("admin client did not stop cleanly", extra={"error": repr(error)})
 
     async def ensure(self, topics: Sequence[str], *, create: bool, partitions: int, replication_factor: int) -> None:
-        """Creates what is not there. Raises ConfigError: a topic is missing and may not or cannot be created."""
+        """Creates what is not there. Raises ConfigError: a topic is missing and may not or cannot be created; one of
+        UNREACHABLE: the cluster does not answer.
+        """
         missing = sorted(set(topics) - set(await self._admin.list_topics()))
         if missing and not create:
             commands = "\n".join(
@@ -88,11 +101,14 @@ class TopicDirectory:
         if missing:
             await self._create(missing, partitions, replication_factor)
         self._partitions = dict.fromkeys(topics, 0)
-        await self._read_partitions()
-        while not all(self._partitions.values()):
+        hidden = await self._read_partitions()
+        while not all(self._partitions.values()) and not hidden:
             # A new topic is listed a moment before it has partitions.
             await asyncio.sleep(limits.TOPIC_CREATION_POLL_SECONDS)
-            await self._read_partitions()
+            hidden = await self._read_partitions()
+        if hidden:
+            raise ConfigError("kafka.client", f"these credentials may not describe topics {', '.join(sorted(hidden))}")
+        self.changed = False
         await self._read_limits()
 
     async def refresh(self) -> bool:
@@ -101,43 +117,60 @@ class TopicDirectory:
             await asyncio.wait_for(self._read_partitions(), limits.KAFKA_REQUEST_SECONDS_MAX)
             if monotonic() - self._limits_read_at > limits.TOPIC_REFRESH_SECONDS:
                 await asyncio.wait_for(self._read_limits(), limits.KAFKA_REQUEST_SECONDS_MAX)
-        except (TimeoutError, OSError, kafka_errors.KafkaError) as error:
+        except UNREACHABLE as error:
             log.warning("kafka does not answer", extra={"error": repr(error)})
             return False
         return True
 
     async def _create(self, topics: list[str], partitions: int, replication_factor: int) -> None:
-        response = await self._admin.create_topics(
-            [NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor) for topic in topics]
-        )
+        wanted = [
+            NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor) for topic in topics
+        ]
+        try:
+            response = await self._admin.create_topics(wanted)
+        except AttributeError:
+            # How aiokafka says that the cluster names no controller, as it does while its brokers come up.
+            raise kafka_errors.NodeNotReadyError("no controller is known") from None
         for topic, code, *rest in response.topic_errors:
-            if code == _TOPIC_ALREADY_EXISTS:
-                continue
-            if code:
-                cause = (rest and rest[0]) or kafka_errors.for_code(code).__name__
-                raise ConfigError("kafka.create_topics", f"topic {topic} cannot be created: {cause}")
-            log.info("topic created", extra={"topic": topic, "partitions": partitions})
+            error = kafka_errors.for_code(code)
+            if error.retriable:
+                raise error(topic)
+            if error is kafka_errors.NoError:
+                log.info("topic created", extra={"topic": topic, "partitions": partitions})
+            elif error is not kafka_errors.TopicAlreadyExistsError:
+                cause = (rest and rest[0]) or error.__name__
+                setting = _BLAMED.get(error, "kafka.create_topics")
+                raise ConfigError(setting, f"topic {topic} cannot be created: {cause}")
 
-    async def _read_partitions(self) -> None:
+    async def _read_partitions(self) -> list[str]:
+        """Returns the topics that Kafka does not let us see; what is known of them stays as it is."""
+        hidden = []
         for description in await self._admin.describe_topics(list(self._partitions)):
             topic, count = description["topic"], len(description["partitions"])
-            if count and self._partitions.get(topic) != count:
+            error = kafka_errors.for_code(description["error_code"])
+            if error is kafka_errors.TopicAuthorizationFailedError:
+                hidden.append(topic)
+            elif error is kafka_errors.UnknownTopicOrPartitionError:
+                self.missing.add(topic)
+            elif count:
+                self.missing.discard(topic)
+                self.changed |= self._partitions[topic] != count
                 self._partitions[topic] = count
-                self.changed = True
+        return hidden
 
     async def _read_limits(self) -> None:
         """max.message.bytes of each topic; a cluster that cannot say is taken to have Kafka's default."""
         resources = [
             ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None}) for topic in self._partitions
         ]
-        self._limits_read_at = monotonic()
         try:
             responses = await self._admin.describe_configs(resources)
         except kafka_errors.IncompatibleBrokerVersion:
             log.info("cluster does not tell max.message.bytes")
-            return
+            responses = []
         for response in responses:
             for code, _, _, topic, entries in response.resources:
                 values = [int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"]
                 if values and not code:
                     self._bytes_max[topic] = values[0]
+        self._limits_read_at = monotonic()

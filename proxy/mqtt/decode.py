@@ -10,7 +10,7 @@ from typing import Final
 from proxy.errors import MqttError
 from proxy.mqtt import packets
 from proxy.mqtt.packets import NO_PROPERTIES, Packet, Properties, PropertyValue, Publish, ReasonCode
-from proxy.mqtt.topics import TopicName, decode_text, parse_topic_name
+from proxy.mqtt.topics import TopicName, decode_text, parse_topic_filter, parse_topic_name
 
 _U32: Final = Struct(">I")
 _MALFORMED: Final = int(ReasonCode.MALFORMED_PACKET)
@@ -139,6 +139,9 @@ def _decode_value(reader: _Reader, kind: packets.PropertyKind) -> PropertyValue:
             return _positive(reader.u32(), kind.name)
         case "text":
             return reader.text()
+        case "topic":
+            # [MQTT-3.3.2-14]
+            return parse_topic_name(reader.binary()).name
         case _:
             return reader.binary()
 
@@ -300,13 +303,14 @@ def _decode_subscribe(reader: _Reader, packet_type: int, version: int) -> Packet
 
 
 def _decode_subscription(reader: _Reader, version: int) -> packets.Subscription:
-    topic_filter, options = reader.text(), reader.byte()
-    if options & 3 == 3 or options & (0xC0 if version == packets.MQTT_5_0 else 0xFC):
+    topic_filter, options = parse_topic_filter(reader.binary()), reader.byte()
+    if options & (0xC0 if version == packets.MQTT_5_0 else 0xFC):
         # [MQTT-3.8.3-5]; 3.1.1: [MQTT-3.8.3-4]
         raise MqttError(_MALFORMED, f"subscription options 0x{options:02x} are reserved")
     retain_handling = options >> 4 & 3
-    if retain_handling == 3:
-        raise MqttError(_PROTOCOL_ERROR, "retain handling is 3")
+    if options & 3 == 3 or retain_handling == 3:
+        # 3.8.3.1; 3.1.1: [MQTT-3.8.3-4]
+        raise MqttError(_PROTOCOL_ERROR, "subscription with QoS 3 or retain handling 3")
     return packets.Subscription(topic_filter, options & 3, options & 4 == 4, options & 8 == 8, retain_handling)
 
 
@@ -323,7 +327,7 @@ def _decode_unsubscribe(reader: _Reader, packet_type: int, version: int) -> Pack
     properties = reader.properties(packet_type) if version == packets.MQTT_5_0 else NO_PROPERTIES
     topic_filters = []
     while reader.more:
-        topic_filters.append(reader.text())
+        topic_filters.append(parse_topic_filter(reader.binary()))
     if not topic_filters:
         # [MQTT-3.10.3-2]
         raise MqttError(_PROTOCOL_ERROR, "UNSUBSCRIBE without a topic filter")

@@ -146,12 +146,12 @@ _MESSAGE: Final = (PUBLISH, WILL)
 _ACKS: Final = (PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK)
 _ANY: Final = (*_MESSAGE, *_ACKS, CONNECT, CONNACK, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT, AUTH)
 #: Wire forms: `flag` a byte that is 0 or 1, `byte2` and `byte4` integers, `positive2` and `positive4` the same but
-#: never 0, `varint` a positive variable byte integer, `text`, `binary`, `pair`.
+#: never 0, `varint` a positive variable byte integer, `text`, `topic` a topic name, `binary`, `pair`.
 PROPERTIES: Final[dict[int, PropertyKind]] = {
     PAYLOAD_FORMAT_INDICATOR: _kind("Payload Format Indicator", "flag", *_MESSAGE),
     MESSAGE_EXPIRY_INTERVAL: _kind("Message Expiry Interval", "byte4", *_MESSAGE),
     CONTENT_TYPE: _kind("Content Type", "text", *_MESSAGE),
-    RESPONSE_TOPIC: _kind("Response Topic", "text", *_MESSAGE),
+    RESPONSE_TOPIC: _kind("Response Topic", "topic", *_MESSAGE),
     CORRELATION_DATA: _kind("Correlation Data", "binary", *_MESSAGE),
     SUBSCRIPTION_IDENTIFIER: _kind("Subscription Identifier", "varint", PUBLISH, SUBSCRIBE),
     SESSION_EXPIRY_INTERVAL: _kind("Session Expiry Interval", "byte4", CONNECT, CONNACK, DISCONNECT),

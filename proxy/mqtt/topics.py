@@ -2,6 +2,7 @@
 
 from proxy.errors import MqttError
 
+_TOPIC_FILTER_INVALID = 0x8F
 _TOPIC_NAME_INVALID = 0x90
 _MALFORMED_PACKET = 0x81
 
@@ -53,3 +54,16 @@ def parse_topic_name(raw: bytes) -> TopicName:
     if "+" in name or "#" in name:
         raise MqttError(_TOPIC_NAME_INVALID, "topic name contains a wildcard")
     return TopicName(name, raw)
+
+
+def parse_topic_filter(raw: bytes) -> str:
+    """A topic filter from its bytes: not empty [MQTT-4.7.3-1], `+` and `#` alone in their level, `#` only in the last
+    [MQTT-4.7.1-1, -2]; 3.1.1: [MQTT-4.7.1-2, -3]. Raises MqttError.
+    """
+    topic_filter = decode_text(raw)
+    levels = topic_filter.split("/")
+    if not topic_filter:
+        raise MqttError(_TOPIC_FILTER_INVALID, "topic filter is empty")
+    if "#" in levels[:-1] or any(len(level) > 1 and ("+" in level or "#" in level) for level in levels):
+        raise MqttError(_TOPIC_FILTER_INVALID, "topic filter has a wildcard where none may stand")
+    return topic_filter

@@ -32,8 +32,8 @@ class MqttConnection(asyncio.Protocol):
     """The thin shell around `ServerProtocol`. Made by a `Listener`."""
 
     __slots__ = (
-        "_ended", "_flush_wanted", "_handler", "_listener", "_reading", "_transport", "_write_paused", "close_by",
-        "protocol",
+        "_ended", "_failed", "_flush_wanted", "_handler", "_listener", "_reading", "_transport", "_write_paused",
+        "close_by", "protocol",
     )  # fmt: skip
 
     def __init__(self, listener: "Listener") -> None:
@@ -43,6 +43,7 @@ class MqttConnection(asyncio.Protocol):
         self._write_paused = False
         self._flush_wanted = False
         self._ended = False
+        self._failed = False
         #: When a connection that is over is cut, should the peer not have read its last bytes.
         self.close_by = float("inf")
         self.protocol = ServerProtocol(listener.session_limits, listener.now())
@@ -117,7 +118,9 @@ class MqttConnection(asyncio.Protocol):
     def fail(self) -> None:
         """A bug of ours, called where it was caught: this connection is dropped, the others never notice."""
         log.exception("connection dropped for a bug", extra={"address": self.address})
-        self._listener.bugs += 1
+        if not self._failed:
+            self._failed = True
+            self._listener.bugs += 1
         self.abort()
 
     def abort(self) -> None:

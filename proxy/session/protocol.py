@@ -109,7 +109,9 @@ class ServerProtocol:
             self._hold, self._hold_at = 0, _NEVER
             events = self._continue()
         if self.state != CLOSED:
-            self._close(EndReason.TCP_CLOSED, "connection closed by the peer", with_will=True)
+            # A will is stored when its CONNECT is accepted [MQTT-3.1.2-7]; 3.1.1: [MQTT-3.1.2-8].
+            accepted = self.state == CONNECTED
+            self._close(EndReason.TCP_CLOSED, "connection closed by the peer", with_will=accepted)
         return events
 
     def tick(self, now: float) -> None:
@@ -214,7 +216,8 @@ class ServerProtocol:
     def resume(self, now: float) -> list[Event]:
         """Handles what was set aside. Call it when back-pressure ends, and after writing if `resumable`."""
         self._hold = 0
-        self._last_received = now
+        if self.state == CONNECTED:
+            self._last_received = now
         return self._continue()
 
     @property
@@ -235,17 +238,17 @@ class ServerProtocol:
         framer = self._framer
         window = self._window
         while self.state <= CONNECTED and framer.next_packet():
-            if self._hold or self._held or len(window) >= self._hold_at:
+            if self.state == AWAITING_CONNECT:
+                self._receive_connect(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
+            elif self._hold or self._held or len(window) >= self._hold_at:
                 self._set_aside(framer, events)
-            elif framer.first_byte >> 4 == packets.PUBLISH and self.state == CONNECTED:
+            elif framer.first_byte >> 4 == packets.PUBLISH:
                 self._receive_publish(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
             else:
-                self._receive_packet(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
+                self._receive_other(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
 
     def _receive_packet(self, first_byte: int, buffer: bytes, start: int, stop: int, events: list[Event]) -> None:
-        if self.state == AWAITING_CONNECT:
-            self._receive_connect(first_byte, buffer, start, stop, events)
-        elif first_byte >> 4 == packets.PUBLISH:
+        if first_byte >> 4 == packets.PUBLISH:
             self._receive_publish(first_byte, buffer, start, stop, events)
         else:
             self._receive_other(first_byte, buffer, start, stop, events)
@@ -273,7 +276,7 @@ class ServerProtocol:
                 return False
             raise MqttError(ReasonCode.PROTOCOL_ERROR, f"packet identifier {packet_id} is in use")
         if len(window) >= self._limits.receive_maximum and self.version == MQTT_5_0:
-            # [MQTT-3.3.4-9]
+            # [MQTT-3.3.4-7]
             raise MqttError(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "more messages in flight than Receive Maximum")
         window.open(packet_id)
         return True
@@ -308,26 +311,37 @@ class ServerProtocol:
         events.append(connect)
 
     def _receive_other(self, first_byte: int, buffer: bytes, start: int, stop: int, events: list[Event]) -> None:
+        if first_byte >> 4 == packets.CONNECT:
+            # [MQTT-3.1.0-2], whatever is in it.
+            raise MqttError(ReasonCode.PROTOCOL_ERROR, "second CONNECT")
         packet = decode_packet(first_byte, buffer, start, stop, self.version)
         match packet:
             case packets.Pingreq():
                 self._out.append(PINGRESP)
-            case Subscribe() | Unsubscribe():
+            case Subscribe():
+                self._check_shared(packet)
+                events.append(packet)
+            case Unsubscribe():
                 events.append(packet)
             case Disconnect():
                 self._receive_disconnect(packet)
             case Ack():
                 self._receive_ack(packet)
             case _:
-                # A second CONNECT [MQTT-3.1.0-2], AUTH without a method, or what only a server sends.
+                # AUTH without a method [MQTT-4.12.0-7], or what only a server sends.
                 name = type(packet).__name__.upper()
                 raise MqttError(ReasonCode.PROTOCOL_ERROR, f"{name} is not allowed here")
+
+    def _check_shared(self, packet: Subscribe) -> None:
+        """Shared Subscription Available 0 was announced (3.2.2.3.13); 3.1.1 knows no such filters."""
+        if self.version == MQTT_5_0 and any(each.topic_filter.startswith("$share/") for each in packet.subscriptions):
+            raise MqttError(ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED, "shared subscriptions are not supported")
 
     def _receive_disconnect(self, packet: Disconnect) -> None:
         connect = self.connect
         expiry = packet.properties.get(packets.SESSION_EXPIRY_INTERVAL)
         if expiry and connect is not None and not connect.properties.get(packets.SESSION_EXPIRY_INTERVAL):
-            # [MQTT-3.14.2-2]: it may not be raised from 0.
+            # It may not be raised from 0 (3.14.2.2.2).
             raise MqttError(ReasonCode.PROTOCOL_ERROR, "Session Expiry Interval was 0 at CONNECT")
         # [MQTT-3.14.4-3]: the will goes with a normal DISCONNECT and only with that.
         self._close(EndReason.NORMAL, "DISCONNECT received", with_will=packet.reason_code != ReasonCode.SUCCESS)
@@ -352,7 +366,7 @@ class ServerProtocol:
         if self._held is None:
             self._held = deque()
         self._held.append((framer.first_byte, framer.buffer[framer.start : framer.stop]))
-        self._held_bytes += framer.stop - framer.start
+        self._held_bytes += framer.stop - framer.start + limits.HELD_PACKET_OVERHEAD_BYTES
 
     def _continue(self) -> list[Event]:
         """What was set aside first, then what lies unread, until something holds again."""
@@ -363,7 +377,7 @@ class ServerProtocol:
                     self._hold |= _HOLD_WINDOW
                     break
                 first_byte, body = self._held.popleft()
-                self._held_bytes -= len(body)
+                self._held_bytes -= len(body) + limits.HELD_PACKET_OVERHEAD_BYTES
                 self._receive_packet(first_byte, body, 0, len(body), events)
             self._parse(events)
         except MqttError as error:
@@ -383,8 +397,6 @@ class ServerProtocol:
             packets.RECEIVE_MAXIMUM: self._limits.receive_maximum,
             packets.MAXIMUM_QOS: 1,
             packets.MAXIMUM_PACKET_SIZE: self._limits.publish_bytes_max,
-            packets.WILDCARD_SUBSCRIPTION_AVAILABLE: 0,
-            packets.SUBSCRIPTION_IDENTIFIER_AVAILABLE: 0,
             packets.SHARED_SUBSCRIPTION_AVAILABLE: 0,
         }
         if connect.properties.get(packets.SESSION_EXPIRY_INTERVAL):

@@ -1,0 +1,97 @@
+"""aiokafka producers that can be replaced while others use them: when one starts, who has it, when it is stopped.
+
+What is sent through them is the business of `client`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka_errors
+
+from proxy import limits
+from proxy.clock import monotonic
+
+log = logging.getLogger(__name__)
+
+
+class Producer:
+    """An aiokafka producer and how many partitions are busy with it. Once retired it takes no more."""
+
+    __slots__ = ("_metadata_due", "client", "retired", "users")
+
+    def __init__(self, client: AIOKafkaProducer) -> None:
+        self.client = client
+        self.users = 0
+        self.retired = False
+        self._metadata_due = float("-inf")
+
+    def refresh_metadata(self) -> None:
+        """Asks the cluster again who leads what, for all partitions together at most once a retry period."""
+        now = monotonic()
+        if now >= self._metadata_due:
+            self._metadata_due = now + limits.RETRY_SECONDS
+            self.client.client.force_metadata_update()
+
+
+class ProducerSlot:
+    """The producer of a topic, replaceable: after a failed batch its sequence numbers have a hole that nothing mends.
+
+    A retired producer is stopped when its last batch has come down, so at most one per partition lingers.
+    """
+
+    def __init__(self, make: Callable[[Collection[str]], AIOKafkaProducer]) -> None:
+        #: The topics that are written through this producer.
+        self.topics: list[str] = []
+        self._make = make
+        self._current: Producer | None = None
+        self._lock = asyncio.Lock()
+        self._started_at = float("-inf")
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def get(self) -> Producer:
+        """The producer to use for one batch, as soon as the cluster lets one start; give it back with `done_with`."""
+        async with self._lock:
+            while self._current is None or self._current.retired:
+                await asyncio.sleep(max(0.0, self._started_at + limits.PRODUCER_REPLACE_SECONDS_MIN - monotonic()))
+                self._started_at = monotonic()
+                self._current = await self._start()
+            current = self._current
+        current.users += 1
+        return current
+
+    def done_with(self, producer: Producer) -> None:
+        producer.users -= 1
+        if producer.retired and not producer.users:
+            task = asyncio.create_task(_stop(producer.client))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+    async def stop(self) -> None:
+        """Stops what is left, bounded in time. Nobody uses it any more."""
+        if self._current is not None and not self._current.retired:
+            await _stop(self._current.client)
+        await asyncio.gather(*self._stopping)
+
+    async def _start(self) -> Producer | None:
+        """None when the cluster does not answer: the caller tries again."""
+        client = self._make(self.topics)
+        started = False
+        try:
+            await client.start()
+            started = True
+        except kafka_errors.KafkaError as error:
+            log.warning("producer did not start", extra={"error": repr(error)})
+        finally:
+            if not started:
+                await _stop(client)
+        return Producer(client) if started else None
+
+
+async def _stop(client: AIOKafkaProducer) -> None:
+    """aiokafka's `stop` hangs while brokers do not answer; what it still holds is given up then."""
+    try:
+        await asyncio.wait_for(client.stop(), limits.PRODUCER_STOP_SECONDS_MAX)
+    except Exception as error:
+        log.warning("producer did not stop cleanly", extra={"error": repr(error)})

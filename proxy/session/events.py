@@ -14,8 +14,8 @@ class Acknowledged:
     reason_code: int
 
 
-#: Connect waits for `accept_connect` or `refuse_connect`; a Publish at QoS 1 and 2 for `settle_publishes`; Subscribe and
-#: Unsubscribe for their acknowledgement.
+#: Connect waits for `accept_connect` or `refuse_connect`; a Publish at QoS 1 and 2 for `settle_publishes`; Subscribe
+#: and Unsubscribe for their acknowledgement.
 Event = Connect | Publish | Subscribe | Unsubscribe | Acknowledged
 
 

@@ -184,8 +184,8 @@ class ServerProtocol:
         self._close(end_reason(reason_code), detail, with_will=False)
 
     def settle_publishes(self, packet_ids: list[int], reason_code: int) -> None:
-        """The outcome of QoS 1 and 2 messages is known; each PUBACK or PUBREC leaves when those before it can. Before 5.0
-        there is no refusal: the device is told that it need not send the message again.
+        """The outcome of QoS 1 and 2 messages is known; each PUBACK or PUBREC leaves when those before it can. Before
+        5.0 there is no refusal: the device is told that it need not send the message again.
         """
         window = self._window
         released = window.settle(packet_ids, reason_code if self.version == MQTT_5_0 else ReasonCode.SUCCESS)
@@ -226,8 +226,8 @@ class ServerProtocol:
         """Sends a message to the device; its packet identifier, None at QoS 0. What becomes of it at QoS 1 and 2 is an
         `Acknowledged` event.
 
-        Raises SessionError: not connected, too large for the device [MQTT-3.1.2-24], or as many in flight as its Receive
-        Maximum allows [MQTT-3.3.4-9].
+        Raises SessionError: not connected, too large for the device [MQTT-3.1.2-24], or as many in flight as it takes
+        [MQTT-3.3.4-9].
         """
         if self.state != CONNECTED:
             raise SessionError("not connected")
@@ -416,7 +416,7 @@ class ServerProtocol:
             )
 
     def _may_be_anonymous(self, connect: Connect) -> bool:
-        """Whether the server may make up a client identifier: always in 5.0, never in 3.1, with clean session in 3.1.1."""
+        """Whether the server may make up a client identifier: in 5.0, with clean session in 3.1.1, never in 3.1."""
         return self.version == MQTT_5_0 or (self.version == packets.MQTT_3_1_1 and connect.clean_start)
 
     def _set_aside(self, framer: Framer, events: list[Event]) -> None:

@@ -12,7 +12,7 @@ KAFKA := .cache/kafka-4.1.0/.complete .cache/kafka-3.9.1/.complete
 NODE := tests/peers/node/node_modules/.complete
 PROOFS := $(patsubst tests/prove/test_%.py,prove-%,$(wildcard tests/prove/test_*.py))
 
-.PHONY: help run check test prove bench lock clean installed-for-tests
+.PHONY: help run check test prove bench compiled lock clean installed-for-tests
 
 help: ## List what make can do
 	@sed -nE 's/^([a-z%-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | sed 's/%/NAME/' | expand -t 20
@@ -35,8 +35,10 @@ prove: $(PROOFS) ## The full-size evidence, all of it: hours
 prove-%: installed-for-tests ## One part of it: tests/prove/test_NAME.py
 	@$(BIN)/pytest tests/prove/test_$*.py
 
-bench: .cache/programs-for-bench .venv/.dev .cache/kafka-4.1.0/.complete ## Measure the proxy beside mosquitto, on this machine
-	@$(BIN)/python -m loadtest bench
+bench: .cache/programs-for-bench .venv/.dev .cache/kafka-4.1.0/.complete .cache/compiled/.complete ## Measure the proxy beside mosquitto
+	@cd .cache/compiled && PYTHONPATH=$(CURDIR) ../../$(BIN)/python -m loadtest bench
+
+compiled: .cache/compiled/.complete ## Install the proxy, its hot path compiled to C, into .cache/compiled
 
 lock: ## Choose the newest versions of all dependencies anew: requirements.lock
 	@tools/need python
@@ -48,7 +50,7 @@ clean: ## Remove everything that make has made
 	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist tests/peers/node/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(NODE)
+installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(NODE) .cache/compiled/.complete
 
 .venv/.run: pyproject.toml requirements.lock
 	@tools/need python
@@ -65,12 +67,19 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(NODE)
 
 # The programs that pip and npm cannot install. Python is named here too, so that one run names all that is missing.
 .cache/programs-for-tests: Makefile tools/need
-	@tools/need python java mvn node npm mosquitto_pub
+	@tools/need python cc java mvn node npm mosquitto_pub
 	@mkdir -p .cache && touch $@
 
 .cache/programs-for-bench: Makefile tools/need
 	@tools/need python java mvn mosquitto
 	@mkdir -p .cache && touch $@
+
+.cache/compiled/.complete: .venv/.dev $(shell find proxy -name '*.py') pyproject.toml
+	@tools/need cc
+	@echo "Compiling the hot path into .cache/compiled"
+	@rm -rf .cache/compiled
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) --no-deps --upgrade --target .cache/compiled .
+	@touch $@
 
 .cache/kafka-%/.complete: tests/kafka/pom.xml tools/fetch-kafka
 	@tools/fetch-kafka $*

@@ -125,6 +125,18 @@ def test_a_noisy_library_is_held_back_and_the_rest_is_counted(root: logging.Logg
     ]
 
 
+def test_devices_cannot_flood_the_log(root: logging.Logger) -> None:
+    stream, known = io.StringIO(), logs.suppressed()
+    log = written(stream, "json", root)
+    for room in ("proxy.flows.uplink", "proxy.flows.presence", "proxy.net.connection"):
+        for _ in range(30):
+            logging.getLogger(room).warning("refused")
+    log.info("still heard")
+    messages = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+    assert messages == ["refused"] * 60 + ["still heard"]
+    assert logs.suppressed() - known == 30
+
+
 def test_a_name_that_only_begins_alike_is_not_held_back() -> None:
     limit = logs.RateLimit("aiokafka", 1, 10.0, Clock())
 

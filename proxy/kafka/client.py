@@ -143,10 +143,13 @@ class AioKafkaGateway:
         return self._unsettled()
 
     async def stop(self) -> None:
-        tasks = [*self._tasks, *(worker.task for worker in self._workers.values())]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {*self._tasks, *(worker.task for worker in self._workers.values())}
+        while tasks:
+            # Again, because what waits with `asyncio.wait_for`, as aiokafka does, may overlook a cancellation that comes
+            # together with an answer.
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=limits.PRODUCER_STOP_SECONDS_MAX)
         await asyncio.gather(*(slot.stop() for slot in set(self._producers.values())), self.directory.close())
 
     # ---- what the product calls ----

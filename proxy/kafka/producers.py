@@ -90,8 +90,21 @@ class ProducerSlot:
 
 
 async def _stop(client: AIOKafkaProducer) -> None:
-    """aiokafka's `stop` hangs while brokers do not answer; what it still holds is given up then."""
+    """aiokafka's `stop` hangs while brokers do not answer: then what it still holds is given up."""
     try:
-        await asyncio.wait_for(client.stop(), limits.PRODUCER_STOP_SECONDS_MAX)
+        async with asyncio.timeout(limits.PRODUCER_STOP_SECONDS_MAX):
+            await client.stop()
     except Exception as error:
         log.warning("producer did not stop cleanly", extra={"error": repr(error)})
+        await _discard(client)
+
+
+async def _discard(client: AIOKafkaProducer) -> None:
+    sender = client._sender.sender_task
+    if sender is not None:
+        # It takes the first as a request to wait for its answers, and the second as an order.
+        sender.cancel()
+        await asyncio.sleep(0)
+        sender.cancel()
+    async with asyncio.timeout(limits.PRODUCER_STOP_SECONDS_MAX):
+        await client.client.close()

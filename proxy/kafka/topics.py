@@ -82,7 +82,8 @@ class TopicDirectory:
         admin, self._admin = self._admin, None
         if admin is not None:
             try:
-                await asyncio.wait_for(admin.close(), limits.PRODUCER_STOP_SECONDS_MAX)
+                async with asyncio.timeout(limits.PRODUCER_STOP_SECONDS_MAX):
+                    await admin.close()
             except UNREACHABLE as error:
                 log.warning("admin client did not stop cleanly", extra={"error": repr(error)})
 
@@ -114,16 +115,20 @@ class TopicDirectory:
     async def refresh(self) -> bool:
         """Reads everything again; False when the cluster does not answer."""
         try:
-            await asyncio.wait_for(self._read_partitions(), limits.KAFKA_REQUEST_SECONDS_MAX)
+            async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
+                await self._read_partitions()
             if monotonic() - self._limits_read_at > limits.TOPIC_REFRESH_SECONDS:
-                await asyncio.wait_for(self._read_limits(), limits.KAFKA_REQUEST_SECONDS_MAX)
+                async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
+                    await self._read_limits()
         except UNREACHABLE as error:
             log.warning("kafka does not answer", extra={"error": repr(error)})
             return False
         return True
 
     async def _create(self, topics: list[str], partitions: int, replication_factor: int) -> None:
-        wanted = [NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor) for topic in topics]
+        wanted = [
+            NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor) for topic in topics
+        ]
         try:
             response = await self._admin.create_topics(wanted)
         except AttributeError:

@@ -257,7 +257,7 @@ class ServerProtocol:
     @property
     def resumable(self) -> bool:
         """True when only the window of 3.1.1 held messages back and it has room again."""
-        return self._hold == _HOLD_WINDOW and len(self._window) < self._limits.receive_maximum
+        return self._hold == _HOLD_WINDOW and self._window.unsettled < self._limits.receive_maximum
 
     def data_to_send(self) -> list[bytes]:
         """What is to be written now, in order."""
@@ -274,8 +274,11 @@ class ServerProtocol:
         while self.state <= CONNECTED and framer.next_packet():
             if self.state == AWAITING_CONNECT:
                 self._receive_connect(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
-            elif self._hold or self._held or len(window) >= self._hold_at:
+            elif self._hold or window.unsettled >= self._hold_at:
                 self._set_aside(framer, events)
+                if self._held_bytes >= limits.HELD_BYTES_MAX:
+                    # The rest waits as it came: set aside, small packets would take fifty times their bytes.
+                    break
             elif framer.first_byte >> 4 == packets.PUBLISH:
                 self._receive_publish(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
             else:
@@ -420,7 +423,7 @@ class ServerProtocol:
         return self.version == MQTT_5_0 or (self.version == packets.MQTT_3_1_1 and connect.clean_start)
 
     def _set_aside(self, framer: Framer, events: list[Event]) -> None:
-        if len(self._window) >= self._hold_at:
+        if self._window.unsettled >= self._hold_at:
             self._hold |= _HOLD_WINDOW
         if framer.first_byte >> 4 not in _ORDERED:
             self._receive_packet(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
@@ -435,7 +438,7 @@ class ServerProtocol:
         events: list[Event] = []
         try:
             while self._held and not self._hold and self.state == CONNECTED:
-                if len(self._window) >= self._hold_at:
+                if self._window.unsettled >= self._hold_at:
                     self._hold |= _HOLD_WINDOW
                     break
                 first_byte, body = self._held.popleft()

@@ -1,0 +1,128 @@
+"""One replica with a Kafka in memory, and devices on sockets that the test plays."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from proxy.flows.goodbyes import Goodbyes
+from proxy.flows.presence import Presence
+from proxy.flows.uplink import Uplink, UplinkSettings
+from proxy.metrics import Metrics
+from proxy.mqtt.encode import encode_packet
+from proxy.mqtt.packets import MQTT_3_1_1, Connect, Disconnect, Publish
+from proxy.mqtt.topics import TopicName
+from proxy.net.connection import MqttConnection
+from proxy.net.listener import Listener
+from proxy.policy.authenticators.base import Authenticator, Chain
+from proxy.policy.routes import RouteTable, preset_rules
+from proxy.session.events import SessionLimits
+from tests.support.fakes import Clock, FakeTransport
+from tests.support.memory_gateway import MemoryGateway
+
+#: One partition, so that the records of all devices have one order.
+STATUS = "t_status"
+#: Where `tlink/a/b/up` goes.
+UP = "t_msg"
+
+
+class Replica:
+    """The parts that a node is made of, without sockets and without Kafka."""
+
+    def __init__(
+        self,
+        *,
+        headers: Sequence[str] = ("mqtt.topic", "mqtt.clientid"),
+        reject_unmatched: bool = False,
+        connects_per_second_max: int = 1000,
+        authenticators: Sequence[Authenticator] = (),
+        md5_partitions: int | None = None,
+        key_is_action: bool = False,
+    ) -> None:
+        self.clock = Clock()
+        self.metrics = Metrics()
+        routes = RouteTable(preset_rules("tlink", "t_"))
+        self.gateway = MemoryGateway(dict.fromkeys(routes.topics, 4) | {STATUS: 1}, md5_partitions=md5_partitions)
+        self.presence = Presence(self.gateway, self.metrics, STATUS, "node-7", key_is_action=key_is_action)
+        self.uplink = Uplink(
+            UplinkSettings("node-7", headers, reject_unmatched, connects_per_second_max),
+            self.gateway,
+            routes,
+            Chain(authenticators, anonymous=not authenticators),
+            self.presence,
+            Goodbyes(),
+            self.metrics,
+        )
+        self.listener = Listener(SessionLimits(10, 60, 100_000, 128), 1000, self.gateway, self.uplink.new_client)
+        self.listener.now = self.clock
+
+    def count(self, name: str, **labels: str) -> float:
+        """One sample of the metrics, 0 when there is none."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def told(self) -> list[dict[str, Any]]:
+        """What the status topic says, in order."""
+        return [json.loads(record.value or b"") for record in self.gateway.stored(STATUS)]
+
+    def comings_and_goings(self) -> list[tuple[str, str]]:
+        """Client id and `connected`, or the reason of the end, in order."""
+        return [(each["clientid"], each.get("reason", "connected")) for each in self.told()]
+
+
+class Device:
+    """Sends packets, and sees the bytes of the answers."""
+
+    def __init__(self, replica: Replica, version: int = MQTT_3_1_1) -> None:
+        self.version = version
+        self.connection = MqttConnection(replica.listener)
+        self.transport = FakeTransport(self.connection)
+
+    def send(self, data: bytes) -> None:
+        self.connection.data_received(data)
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        return self.transport.take()
+
+    def connect(self, client_id: str = "device", **fields: Any) -> bytes:
+        """Returns what is written at once."""
+        self.send(encode_packet(Connect(self.version, client_id, **fields), self.version))
+        return self.take()
+
+    def publish(self, topic: str = "tlink/a/b/up", payload: bytes = b"x", qos: int = 1, **fields: Any) -> None:
+        if qos:
+            fields.setdefault("packet_id", 1)
+        message = Publish(TopicName(topic, topic.encode()), payload, qos, **fields)
+        self.send(encode_packet(message, self.version))
+
+    def disconnect(self) -> None:
+        self.send(encode_packet(Disconnect(), self.version))
+
+    def vanish(self) -> None:
+        self.connection.eof_received()
+
+    @property
+    def gone(self) -> bool:
+        return self.transport.is_closing()
+
+
+def connected(replica: Replica, client_id: str = "device", version: int = MQTT_3_1_1, **fields: Any) -> Device:
+    device = Device(replica, version)
+    connack = device.connect(client_id, **fields)
+    assert (connack[0], connack[3]) == (0x20, 0), connack.hex()
+    return device
+
+
+def puback(packet_id: int, reason_code: int = 0, version: int = MQTT_3_1_1) -> bytes:
+    if version == MQTT_3_1_1 or not reason_code:
+        return b"\x40\x02" + packet_id.to_bytes(2, "big")
+    return b"\x40\x03" + packet_id.to_bytes(2, "big") + bytes([reason_code])
+
+
+def disconnect(reason_code: int, version: int) -> bytes:
+    """What a device of this version hears when we let it go: in 3.1.1 nothing."""
+    return bytes([0xE0, 1, reason_code]) if version > MQTT_3_1_1 else b""
+
+
+def refused(reason_code: int, return_code: int, version: int) -> bytes:
+    """A CONNACK that says no."""
+    return bytes([0x20, 3, 0, reason_code, 0]) if version > MQTT_3_1_1 else bytes([0x20, 2, 0, return_code])

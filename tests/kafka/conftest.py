@@ -1,0 +1,88 @@
+"""Gateways to test: the one in memory and the real one, on each version of Kafka, behind one face."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
+from prometheus_client import CollectorRegistry
+
+from proxy.kafka.client import AioKafkaGateway, GatewaySettings
+from proxy.kafka.gateway import KafkaGateway
+from proxy.metrics import GatewayMetrics
+from tests.support.kafka_broker import VERSIONS, KafkaBroker, Record
+from tests.support.memory_gateway import MemoryGateway
+
+#: Topics that share a broker have names of their own.
+numbers = itertools.count()
+
+
+def gateway_settings(broker: KafkaBroker, **settings: Any) -> GatewaySettings:
+    """For a broker that is alone."""
+    return GatewaySettings([broker.bootstrap], "tests", **{"replication_factor": 1, **settings})
+
+
+def new_gateway(settings: GatewaySettings) -> AioKafkaGateway:
+    return AioKafkaGateway(settings, GatewayMetrics(CollectorRegistry()))
+
+
+@dataclass
+class Cluster:
+    """A gateway that has started, and a look behind it that does not go through it."""
+
+    gateway: KafkaGateway
+    #: All records of a topic as they are there now, by partition and offset. It blocks.
+    read: Callable[[str], list[Record]]
+    add_partitions: Callable[[str, int], None]
+
+
+#: Topics by name with their partitions, and settings of the gateway.
+StartCluster = Callable[..., Awaitable[Cluster]]
+
+
+@pytest.fixture(params=["memory", *(pytest.param(version, marks=pytest.mark.kafka) for version in VERSIONS)])
+async def start_cluster(request: pytest.FixtureRequest) -> AsyncIterator[StartCluster]:
+    """Starts a gateway for topics that it is given, and stops it with the test."""
+    gateways: list[KafkaGateway] = []
+
+    async def start(topics: Mapping[str, int], **settings: Any) -> Cluster:
+        if request.param == "memory":
+            memory = MemoryGateway(topics, **settings)
+            cluster = Cluster(memory, memory.stored, memory.add_partitions)
+        else:
+            broker = request.getfixturevalue("kafka_of_version")(request.param)
+            for topic, partitions in topics.items():
+                broker.create_topic(topic, partitions)
+            gateway = new_gateway(gateway_settings(broker, **settings))
+            cluster = Cluster(gateway, broker.read, lambda *wanted: add_partitions(broker, *wanted))
+        gateways.append(cluster.gateway)
+        await cluster.gateway.start(list(topics))
+        return cluster
+
+    yield start
+    for gateway in gateways:
+        await gateway.stop()
+
+
+@pytest.fixture
+def topic() -> str:
+    """The name of a topic that nobody else has."""
+    return f"topic-{next(numbers)}"
+
+
+def add_partitions(broker: KafkaBroker, topic: str, partitions: int) -> None:
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(10)
+
+
+async def until(condition: Callable[[], bool], what: str, timeout_seconds: float = 30.0) -> None:
+    """Returns when `condition()` is true, while the event loop goes on; fails when that takes too long."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes too
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        pytest.fail(f"not after {timeout_seconds:g} s: {what}")

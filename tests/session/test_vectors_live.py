@@ -1,0 +1,131 @@
+"""The vectors at the height of a live socket: the product without its process, with a Kafka in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from proxy.flows.goodbyes import Goodbyes
+from proxy.flows.presence import Presence
+from proxy.flows.uplink import Uplink, UplinkSettings
+from proxy.metrics import Metrics
+from proxy.net.listener import Listener
+from proxy.policy.authenticators.base import Chain
+from proxy.policy.routes import RouteTable, Rule
+from tests.support.memory_gateway import MemoryGateway
+from tests.support.wire import Vector, octets, proves, session_limits, vectors
+
+ALL = vectors()
+PINGREQ, PINGRESP = b"\xc0\x00", b"\xd0\x00"
+#: Longer than anything takes on a busy machine; only a test that fails waits for it.
+ANSWER_TIMEOUT_SECONDS = 10.0
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def port() -> AsyncIterator[int]:
+    """One replica for all vectors. Every topic name has a route, so that all answers are those of the wire."""
+    metrics = Metrics()
+    gateway = MemoryGateway({"all": 1, "status": 1})
+    uplink = Uplink(
+        UplinkSettings("node", [], reject_unmatched=False, connects_per_second_max=1_000_000),
+        gateway,
+        RouteTable([Rule("all", "all")]),
+        Chain([], anonymous=True),
+        Presence(gateway, metrics, "status", "node", key_is_action=False),
+        Goodbyes(),
+        metrics,
+    )
+    listener = Listener(session_limits(), 100, gateway, uplink.new_client)
+    yield await listener.listen("127.0.0.1", 0)
+    listener.stop()
+    assert (listener.bugs, gateway.bugs) == (0, [])
+
+
+class Device:
+    """A plain socket that reads packets without knowing what they mean."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def packet(self) -> bytes:
+        """The next packet, whole."""
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            header = await self.reader.readexactly(2)
+            while header[-1] >= 0x80:
+                header += await self.reader.readexactly(1)
+            length = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(header[1:]))
+            return header + await self.reader.readexactly(length)
+
+    async def rest(self) -> bytes:
+        """Everything until the server closes the connection, which it has to do."""
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            return await self.reader.read()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def device(port: int) -> AsyncIterator[Device]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    yield Device(reader, writer)
+    writer.close()
+    await writer.wait_closed()
+
+
+async def offer(device: Device, vector: Vector) -> None:
+    """Sends the vector's packet, behind a CONNECT that is accepted if it needs one."""
+    if vector.after:
+        device.writer.write(vector.after)
+        connack = await device.packet()
+        assert (connack[0], connack[3]) == (0x20, 0), connack.hex(" ")
+    device.writer.write(vector.data)
+
+
+@pytest.mark.parametrize("vector", [each for each in ALL if each.reason is None], ids=str)
+async def test_is_accepted(device: Device, vector: Vector) -> None:
+    await offer(device, vector)
+    if not vector.answer.fullmatch(b""):
+        answer = await device.packet()
+        assert vector.answer.fullmatch(answer), answer.hex(" ")
+    if vector.end is None:
+        device.writer.write(PINGREQ)
+        assert await device.packet() == PINGRESP
+    else:
+        assert await device.rest() == b""
+
+
+@pytest.mark.parametrize("vector", [each for each in ALL if each.reason is not None], ids=str)
+async def test_is_refused(device: Device, vector: Vector) -> None:
+    await offer(device, vector)
+    rest = await device.rest()
+    assert vector.answer.fullmatch(rest), rest.hex(" ")
+
+
+async def test_a_device_may_close_its_side_first(device: Device) -> None:
+    """Half-close: what came before it is answered, then the server closes too."""
+    device.writer.write(octets('10 { "MQTT" V 02 003c "half" } c0 00'))
+    device.writer.write_eof()
+    assert await device.rest() == octets("20 02 00 00 d0 00")
+
+
+async def test_written_byte_by_byte(device: Device) -> None:
+    for byte in octets('10 { "MQTT" V 02 003c "slow" } 32 { "a" 0001 (hi) }'):
+        device.writer.write(bytes((byte,)))
+        await device.writer.drain()
+    assert await device.packet() == octets("20 02 00 00")
+    assert await device.packet() == octets("40 { 0001 }")
+
+
+@proves("3.1.1:MQTT-3.1.4-2", "5.0:MQTT-3.1.4-3")
+async def test_taken_over(device: Device, port: int) -> None:
+    device.writer.write(octets('10 { "MQTT" V 02 003c 00 "twin" } 32 { "a" 0001 00 }', 5))
+    assert (await device.packet())[0] == 0x20
+    assert await device.packet() == octets("40 { 0001 }")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(octets('10 { "MQTT" V 02 003c "twin" }'))
+    assert await Device(reader, writer).packet() == octets("20 02 00 00")
+    assert await device.rest() == octets("e0 { 8e }")
+    writer.close()
+    await writer.wait_closed()

@@ -1,0 +1,449 @@
+"""The composition root: parts that fit together, a start that fails clearly, and a stop that loses nothing."""
+
+import asyncio
+import gc
+import io
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from proxy import logs, node
+from proxy.config import Settings, load
+from proxy.errors import ConfigError, ProxyError
+from proxy.kafka.batches import md5_partition
+from proxy.kafka.client import GatewaySettings
+from proxy.metrics import GatewayMetrics
+from proxy.mqtt.encode import encode_packet
+from proxy.mqtt.packets import MQTT_5_0, Connect, Publish
+from proxy.mqtt.topics import TopicName
+from proxy.node import Node
+from tests.support.fakes import until
+from tests.support.memory_gateway import PARTITIONS, MemoryGateway
+
+CONNECT = encode_packet(Connect(MQTT_5_0, "c1", keep_alive=60), MQTT_5_0)
+PUBLISH = encode_packet(Publish(TopicName("tlink/a", b"tlink/a"), b"hi", 1, packet_id=1), MQTT_5_0)
+PUBACK = b"\x40\x02\x00\x01"
+SHUTTING_DOWN = b"\xe0\x01\x8b"
+
+
+def settings(**overrides: object) -> Settings:
+    flags = {
+        "node.id": "node-7",
+        "kafka.topic_prefix": "t_",
+        "listeners": [{"bind": "127.0.0.1:0"}],
+        "admin.bind": "127.0.0.1:0",
+        "auth.anonymous": True,
+        **{name.replace("__", "."): value for name, value in overrides.items()},
+    }
+    given = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in flags.items()]
+    return load(None, given, {}).settings
+
+
+class Gateway(MemoryGateway):
+    """Kafka in memory, with what the composition root asks of the real one beside."""
+
+    latest: "Gateway"
+
+    def __init__(self, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+        super().__init__(queue_bytes_max=settings.queue_bytes_max, md5_partitions=settings.md5_partitions)
+        self.settings = settings
+        self.stopped = False
+        Gateway.latest = self
+
+    def partitions(self, topic: str) -> int:
+        return PARTITIONS
+
+    async def stop(self) -> None:
+        self.stopped = True
+        await super().stop()
+
+
+@pytest.fixture(autouse=True)
+def kafka_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "AioKafkaGateway", Gateway)
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[..., Node]]:
+    made: list[Node] = []
+
+    def make(**overrides: object) -> Node:
+        made.append(Node(settings(**overrides)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.listener.stop()
+        each.chain.close()
+        each.admin._socket.close()
+
+
+def port_of(replica: Node) -> int:
+    (server,) = replica.listener._servers
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+async def connect(replica: Node) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(replica))
+    writer.write(CONNECT)
+    head = await asyncio.wait_for(reader.readexactly(2), 5)
+    connack = await reader.readexactly(head[1])
+    assert connack[1] == 0
+    return reader, writer
+
+
+# ---- what the operator sees ----
+
+
+async def test_ready_once_it_has_started(make: Callable[..., Node]) -> None:
+    replica = make()
+    assert (replica.ready().ok, replica.ready().detail) == (False, "waiting for kafka")
+    await replica.start()
+    assert (replica.ready().ok, replica.ready().detail) == (True, "ready")
+
+
+async def test_ready_in_an_outage_and_while_it_drains(make: Callable[..., Node]) -> None:
+    replica = make()
+    await replica.start()
+    Gateway.latest.ready = False
+    replica.uplink.draining = True
+    assert replica.ready().ok
+
+
+async def test_healthy_only_while_kafka_answers(make: Callable[..., Node]) -> None:
+    replica = make()
+    assert {name: check.ok for name, check in replica.checks().items()} == {
+        "kafka": True, "started": False, "safe": True,
+    }  # fmt: skip
+    await replica.start()
+    assert all(check.ok for check in replica.checks().values())
+    Gateway.latest.ready = False
+    Gateway.latest.congested = True
+    check = replica.checks()["kafka"]
+    assert not check.ok
+    assert check.detail == {
+        "bootstrap_servers": ["127.0.0.1:9092"],
+        "queued_bytes": 0,
+        "oldest_record_seconds": 0.0,
+        "congested": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({}, []),
+        ({"kafka__unsafe_idempotence": False}, ["kafka.unsafe_idempotence"]),
+        (
+            {"kafka__unsafe_acks": "1", "kafka__unsafe_idempotence": False},
+            ["kafka.unsafe_acks", "kafka.unsafe_idempotence"],
+        ),
+    ],
+)
+async def test_what_weakens_the_promise_is_named(
+    make: Callable[..., Node], overrides: dict[str, object], named: list[str]
+) -> None:
+    replica = make(**overrides)
+    check = replica.checks()["safe"]
+    assert check.ok == (not named)
+    assert check.detail == (named or "acks=all, idempotent")
+    assert replica.metrics.registry.get_sample_value("mqk_unsafe") == bool(named)
+
+
+async def test_topics_are_those_of_the_rules_and_of_the_status(make: Callable[..., Node]) -> None:
+    assert make().topics == ["t_ota", "t_sub_register", "t_sub_status", "t_msg", "t_status"]
+    assert make(routing__preset="single", status__topic="who").topics == ["emqx-topic", "who"]
+
+
+async def test_figures_are_read_when_they_are_asked_for(make: Callable[..., Node]) -> None:
+    replica = make(limits__connections_max=1)
+    await replica.start()
+    read = replica.metrics.registry.get_sample_value
+    _, writer = await connect(replica)
+    assert read("mqk_connections") == 1
+    Gateway.latest.hold()
+    writer.write(PUBLISH)
+    await until(lambda: read("mqk_kafka_queue_bytes"), "the queue")
+    assert read("mqk_kafka_ready") == 1
+    assert (read("mqk_connections_held"), read("mqk_connections_refused_total")) == (0, 0)
+    other, other_writer = await asyncio.open_connection("127.0.0.1", port_of(replica))
+    assert await asyncio.wait_for(other.read(), 5) == b""
+    assert read("mqk_connections_refused_total") == 1
+    for each in (writer, other_writer):
+        each.close()
+    await until(lambda: read("mqk_connections") == 0, "everybody has left")
+
+
+async def test_suppressed_log_lines_are_counted(make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    read = make().metrics.registry.get_sample_value
+    monkeypatch.setattr(logs, "NOISY_LINES_MAX", 2)
+    handler = logs.make_handler(io.StringIO(), "json", lambda: 0.0)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    assert read("mqk_log_lines_suppressed_total") == 0
+    for _ in range(5):
+        logging.getLogger("aiokafka.conn").warning("a flood")
+    assert read("mqk_log_lines_suppressed_total") == 3
+
+
+# ---- life ----
+
+
+async def test_a_device_from_connect_to_shutdown(make: Callable[..., Node]) -> None:
+    replica = make()
+    await replica.start()
+    gateway = Gateway.latest
+    reader, writer = await connect(replica)
+    gateway.hold()
+    writer.write(PUBLISH)
+    await until(lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes"), "the message waits")
+    stopping = asyncio.create_task(replica.stop(10))
+    gateway.release()
+    await asyncio.wait_for(stopping, 5)
+    assert await asyncio.wait_for(reader.read(), 5) == PUBACK + SHUTTING_DOWN
+    assert [(record.key, record.value) for record in gateway.stored("t_msg")] == [(b"tlink/a", b"hi")]
+    actions = [json.loads(record.value or b"")["action"] for record in gateway.stored("t_status")]
+    assert actions == ["connected", "disconnected"]
+    assert gateway.stopped
+    writer.close()
+
+
+async def test_the_queue_has_a_second_when_there_was_no_time_to_drain(
+    make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = []
+
+    async def flush(_gateway: Gateway, timeout_seconds: float) -> int:
+        allowed.append(timeout_seconds)
+        return 1
+
+    monkeypatch.setattr(Gateway, "flush", flush)
+    replica = make()
+    await replica.start()
+    reader, writer = await connect(replica)
+    gateway = Gateway.latest
+    gateway.hold()
+    writer.write(PUBLISH)
+    await until(lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes"), "the message waits")
+    await asyncio.wait_for(replica.stop(0), 5)
+    assert await asyncio.wait_for(reader.read(), 5) == SHUTTING_DOWN
+    assert allowed == [1.0]
+    assert gateway.stopped
+    writer.close()
+
+
+async def test_stop_before_start(make: Callable[..., Node]) -> None:
+    await asyncio.wait_for(make().stop(10), 5)
+    assert Gateway.latest.stopped
+
+
+async def test_relief_of_the_queue_reaches_the_held_devices(make: Callable[..., Node]) -> None:
+    replica = make()
+    await replica.start()
+    gateway = Gateway.latest
+    gateway.queue_bytes_max = 2000
+    reader, writer = await connect(replica)
+    await gateway.flush(5)
+    gateway.hold()
+    for packet_id in range(1, 11):
+        message = Publish(TopicName("tlink/a", b"tlink/a"), bytes(100), 1, packet_id=packet_id)
+        writer.write(encode_packet(message, MQTT_5_0))
+        await writer.drain()
+        await asyncio.sleep(0)
+    await until(lambda: replica.listener.held == 1, "the device is held")
+    assert gateway.congested
+    gateway.release()
+    answers = await asyncio.wait_for(reader.readexactly(40), 5)
+    assert answers == b"".join(b"\x40\x02" + packet_id.to_bytes(2, "big") for packet_id in range(1, 11))
+    assert replica.listener.held == 0
+    writer.close()
+
+
+async def test_a_listener_that_cannot_be_had(make: Callable[..., Node]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        replica = make(listeners=[{"bind": bind}])
+        with pytest.raises(ConfigError, match=f"listeners.bind: cannot listen on {bind}: .*[Aa]ddress already in use"):
+            await replica.start()
+    assert not replica.ready().ok
+
+
+async def test_more_md5_partitions_than_a_topic_has(make: Callable[..., Node]) -> None:
+    await make(routing__md5_partitions=PARTITIONS).start()
+    with pytest.raises(ConfigError, match=f"md5_partitions: {PARTITIONS + 1}, but topic t_ota has {PARTITIONS} parti"):
+        await make(routing__md5_partitions=PARTITIONS + 1).start()
+
+
+async def test_settings_reach_their_parts(make: Callable[..., Node]) -> None:
+    replica = make(
+        kafka__queue_bytes_max=2_000_000, mqtt__receive_maximum=7, kafka__headers="mqtt.qos",
+        routing__unmatched="reject", status__key="action",
+    )  # fmt: skip
+    gateway = Gateway.latest.settings
+    assert (gateway.client_id, gateway.queue_bytes_max, gateway.acks) == ("mqk-node-7", 2_000_000, "all")
+    assert gateway.client == {"security_protocol": "PLAINTEXT"}
+    assert replica.listener.session_limits.receive_maximum == 7
+    assert replica.uplink.settings.reject_unmatched
+    assert list(replica.uplink.settings.headers) == ["mqtt.qos"]
+    make(kafka__unsafe_acks="1", kafka__unsafe_idempotence=False)
+    assert Gateway.latest.settings.acks == 1
+
+
+# ---- the process ----
+
+
+@pytest.fixture
+def unchanged_process() -> Iterator[None]:
+    """`_serve` sets up the garbage collector for a process of its own."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+async def serving(companion: Any = node._no_companion, **overrides: object) -> "tuple[asyncio.Task[int], list[Node]]":
+    """The process's own main function in a task, up to the moment when devices can connect."""
+    nodes: list[Node] = []
+
+    async def accompany(replica: Node) -> None:
+        nodes.append(replica)
+        await companion(replica)
+
+    task = asyncio.create_task(node._serve(settings(**overrides), accompany))
+    await until(lambda: nodes or task.done(), "the replica has started")
+    return task, nodes
+
+
+@pytest.mark.usefixtures("unchanged_process")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_a_signal_ends_it(number: signal.Signals, code: int) -> None:
+    task, (replica,) = await serving()
+    ports = [replica.admin.port, port_of(replica)]
+    os.kill(os.getpid(), number)
+    assert await asyncio.wait_for(task, 5) == code
+    assert Gateway.latest.stopped
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.usefixtures("unchanged_process")
+async def test_a_second_signal_ends_it_at_once() -> None:
+    task, (replica,) = await serving(node__drain_seconds=3600)
+    reader, writer = await connect(replica)
+    await Gateway.latest.flush(5)
+    Gateway.latest.hold()
+    writer.write(PUBLISH)
+    await until(lambda: len(Gateway.latest._queue), "the message waits")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await until(lambda: replica.uplink.draining, "it drains")
+    assert not task.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(task, 5) == 0
+    replica.listener.stop()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
+@pytest.mark.usefixtures("unchanged_process")
+async def test_a_signal_while_it_waits_for_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = asyncio.Event()
+
+    async def wait(*_: object) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Gateway, "start", wait)
+    task = asyncio.create_task(node._serve(settings(), node._no_companion))
+    await asyncio.wait_for(waiting.wait(), 5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(task, 5) == 0
+    assert Gateway.latest.stopped
+
+
+@pytest.mark.usefixtures("unchanged_process")
+async def test_a_start_that_fails_is_an_error() -> None:
+    task, _ = await serving(routing__md5_partitions=250)
+    with pytest.raises(ConfigError, match="md5_partitions"):
+        await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.usefixtures("unchanged_process")
+async def test_a_stop_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, (replica,) = await serving()
+
+    async def fail(_seconds: float) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(replica, "stop", fail)
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(ValueError, match="a bug"):
+        await asyncio.wait_for(task, 5)
+    replica.listener.stop()
+
+
+@pytest.fixture
+def unchanged_log_levels() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("aiokafka", "uvicorn")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("unchanged_log_levels")
+@pytest.mark.parametrize("with_uvloop", [True, False])
+@pytest.mark.parametrize("error", [ImportError("an extra is missing"), ProxyError("no")])
+def test_an_error_comes_out_as_it_is(monkeypatch: pytest.MonkeyPatch, with_uvloop: bool, error: Exception) -> None:
+    if not with_uvloop:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
+
+    async def main() -> int:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        node._run(main(), settings())
+
+
+# ---- explain ----
+
+
+def test_explain_a_topic_that_goes_to_kafka() -> None:
+    explained = node.explain(settings(), "tlink/a/total", "c1", "u")
+    assert explained == {
+        "topic": "tlink/a/total",
+        "clientid": "c1",
+        "username": "u",
+        "rules": ["ota: matches"],
+        "kafka_topic": "t_ota",
+        "key": "tlink/a/total",
+        "partition": md5_partition(b"tlink/a/total", 12),
+        "partitions": 12,
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "partitions"), [({"kafka__partitions": 3}, 3), ({"routing__md5_partitions": 64}, 64)]
+)
+def test_explain_counts_partitions(overrides: dict[str, object], partitions: int) -> None:
+    explained = node.explain(settings(**overrides), "tlink/ü", "c1", None)
+    assert explained["partition"] == md5_partition("tlink/ü".encode(), partitions)
+    assert explained["partitions"] == partitions
+
+
+@pytest.mark.parametrize("unmatched", ["drop", "reject"])
+def test_explain_a_topic_that_goes_nowhere(unmatched: str) -> None:
+    explained = node.explain(settings(routing__unmatched=unmatched), "other/x", "c1", None)
+    assert (explained["kafka_topic"], explained["outcome"]) == (None, unmatched)
+    assert explained["rules"] == [
+        f'{name}: does not begin with "tlink/"' for name in ("ota", "sub_register", "sub_status", "msg")
+    ]
+    assert node.explain(settings(routing__unmatched=unmatched), "$SYS/x", "c1", None)["outcome"] == "reject"

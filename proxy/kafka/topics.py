@@ -126,9 +126,7 @@ class TopicDirectory:
         return True
 
     async def _create(self, topics: list[str], partitions: int, replication_factor: int) -> None:
-        wanted = [
-            NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor) for topic in topics
-        ]
+        wanted = [NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor) for topic in topics]
         try:
             response = await self._admin.create_topics(wanted)
         except AttributeError:

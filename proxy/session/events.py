@@ -70,4 +70,4 @@ class SessionLimits:
     keep_alive_max_seconds: int
     publish_bytes_max: int
     receive_maximum: int
-    topic_alias_maximum: int = 0
+    topic_alias_maximum: int

@@ -137,8 +137,8 @@ class Client:
         self._uplink = uplink
         #: Set once the device is accepted.
         self._connect: Connect | None = None
-        #: Packet identifiers of QoS 2 messages that Kafka has not settled.
-        self._exactly_once: set[int] = set()
+        #: Packet identifiers of QoS 2 messages that Kafka has not settled; made when there is one.
+        self._exactly_once: set[int] | None = None
         #: What `mqk_connects_total` calls our refusal.
         self._refusal = ""
         self.connection = connection
@@ -220,6 +220,7 @@ class Client:
         if publish.qos == 1:
             gateway.enqueue(destination, publish.payload, headers, self, publish.packet_id)
         elif publish.qos == 2:
+            self._exactly_once = self._exactly_once or set()
             self._exactly_once.add(publish.packet_id)
             gateway.enqueue(destination, publish.payload, headers, self, publish.packet_id)
         elif gateway.full:
@@ -228,9 +229,7 @@ class Client:
             gateway.enqueue(destination, publish.payload, headers, uplink, 0)
 
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
-        """The outcome of QoS 1 and 2 messages, by packet identifier: PUBACKs and PUBRECs, or what the device has to know
-        instead.
-        """
+        """The outcome of QoS 1 and 2 messages, by packet identifier: PUBACK and PUBREC, or what is to be said instead."""
         uplink = self._uplink
         self._count(_outcome(uplink.publishes, error), tokens)
         if self.connection.protocol.state == CLOSED:

@@ -98,7 +98,7 @@ _PUBCOMP: Final = 7
 
 
 class SendWindow:
-    """Packet identifiers of what we have sent at QoS 1 and 2; at most `maximum`, which is the peer's Receive Maximum."""
+    """Packet identifiers of what we have sent at QoS 1 and 2; at most `maximum`, the peer's Receive Maximum."""
 
     __slots__ = ("_awaited", "_last", "maximum")
 

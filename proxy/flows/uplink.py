@@ -229,7 +229,7 @@ class Client:
             gateway.enqueue(destination, publish.payload, headers, uplink, 0)
 
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
-        """The outcome of QoS 1 and 2 messages, by packet identifier: PUBACK and PUBREC, or what is to be said instead."""
+        """The outcome of QoS 1 and 2 messages, by packet identifier: PUBACK, PUBREC, or what is to be said instead."""
         uplink = self._uplink
         self._count(_outcome(uplink.publishes, error), tokens)
         if self.connection.protocol.state == CLOSED:

@@ -44,7 +44,10 @@ CLOSED: Final = 3
 _HOLD_APPLICATION: Final = 1
 _HOLD_WINDOW: Final = 2
 #: Set aside with the PUBLISH packets, so that order is kept; anything else is answered at once.
-_ORDERED: Final = frozenset({packets.PUBLISH, packets.SUBSCRIBE, packets.UNSUBSCRIBE, packets.DISCONNECT})
+#: PUBREL too: handled before a repeated PUBLISH that waits, it would make that a new message.
+_ORDERED: Final = frozenset(
+    {packets.PUBLISH, packets.PUBREL, packets.SUBSCRIBE, packets.UNSUBSCRIBE, packets.DISCONNECT}
+)
 #: A connection lives one and a half times its keep alive without a packet [MQTT-3.1.2-22].
 _KEEP_ALIVE_GRACE: Final = 1.5
 #: More than any window can hold: 5.0 has its own answer to a window exceeded, so nothing is set aside for it.
@@ -168,7 +171,9 @@ class ServerProtocol:
         if self.version < MQTT_5_0:
             self._hold_at = self._limits.receive_maximum
         properties = self._connack_properties(connect, grant) if self.version == MQTT_5_0 else {}
-        self._send(Connack(grant.session_present, ReasonCode.SUCCESS, properties))
+        # 3.1 has no such flag: its byte is reserved.
+        session_present = grant.session_present and self.version != packets.MQTT_3_1
+        self._send(Connack(session_present, ReasonCode.SUCCESS, properties))
         self.state = CONNECTED
         return self._continue()
 

@@ -14,7 +14,7 @@ from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.routes import RouteTable, Rule
 from tests.support.memory_gateway import MemoryGateway
-from tests.support.wire import Vector, octets, proves, session_limits, vectors
+from tests.support.wire import Vector, octets, pattern, proves, session_limits, vectors
 
 ALL = vectors()
 PINGREQ, PINGRESP = b"\xc0\x00", b"\xd0\x00"
@@ -105,13 +105,13 @@ async def test_is_refused(device: Device, vector: Vector) -> None:
 
 async def test_a_device_may_close_its_side_first(device: Device) -> None:
     """Half-close: what came before it is answered, then the server closes too."""
-    device.writer.write(octets('10 { "MQTT" V 02 003c "half" } c0 00'))
+    device.writer.write(octets('10 { P 02 003c "half" } c0 00'))
     device.writer.write_eof()
     assert await device.rest() == octets("20 02 00 00 d0 00")
 
 
 async def test_written_byte_by_byte(device: Device) -> None:
-    for byte in octets('10 { "MQTT" V 02 003c "slow" } 32 { "a" 0001 (hi) }'):
+    for byte in octets('10 { P 02 003c "slow" } 32 { "a" 0001 (hi) }'):
         device.writer.write(bytes((byte,)))
         await device.writer.drain()
     assert await device.packet() == octets("20 02 00 00")
@@ -120,12 +120,12 @@ async def test_written_byte_by_byte(device: Device) -> None:
 
 @proves("3.1.1:MQTT-3.1.4-2", "5.0:MQTT-3.1.4-3")
 async def test_taken_over(device: Device, port: int) -> None:
-    device.writer.write(octets('10 { "MQTT" V 02 003c 00 "twin" } 32 { "a" 0001 00 }', 5))
+    device.writer.write(octets('10 { P 02 003c 00 "twin" } 32 { "a" 0001 00 }', 5))
     assert (await device.packet())[0] == 0x20
     assert await device.packet() == octets("40 { 0001 }")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(octets('10 { "MQTT" V 02 003c "twin" }'))
+    writer.write(octets('10 { P 02 003c "twin" }'))
     assert await Device(reader, writer).packet() == octets("20 02 00 00")
-    assert await device.rest() == octets("e0 { 8e }")
+    assert pattern("e0 ?? 8e *", 5).fullmatch(await device.rest())
     writer.close()
     await writer.wait_closed()

@@ -22,7 +22,7 @@ FIRST_SEED = int(os.environ.get("WIRE_FIRST_SEED", str(secrets.randbits(40))))
 PROPERTIES = ("tests/mqtt", "tests/session/test_streams.py")
 ROOT = Path(__file__).parents[2]
 #: Of the examples of the core tests, in each round.
-EXAMPLES_TIMES = "20"
+EXAMPLES_TIMES = "5"
 
 
 @pytest.fixture

@@ -156,6 +156,7 @@ def test_an_assigned_client_identifier(version: int) -> None:
     session.assert_sent('[20 ?? 00 00 * 12 "mqk-7"|20 02 00 00]')
 
 
+@proves("3.1.1:MQTT-3.2.2-2", "5.0:MQTT-3.2.2-3")
 def test_session_present(version: int) -> None:
     """3.1 has no such flag."""
     session = asking(version, '10 { P 00 003c [00] "dev" }')
@@ -195,7 +196,14 @@ REFUSALS = [
 ]
 
 
-@proves("3.1.1:MQTT-3.2.2-4", "3.1.1:MQTT-3.2.2-5", "5.0:MQTT-3.2.2-6", "5.0:MQTT-3.2.2-7")
+@proves(
+    "3.1.1:MQTT-3.2.2-4",
+    "3.1.1:MQTT-3.2.2-5",
+    "5.0:MQTT-3.2.2-6",
+    "5.0:MQTT-3.2.2-7",
+    "5.0:MQTT-3.1.3-8",
+    "5.0:MQTT-3.1.4-2",
+)
 @pytest.mark.parametrize(("reason", "return_code"), REFUSALS)
 def test_refused(version: int, reason: ReasonCode, return_code: int) -> None:
     session = asking(version, WITH_WILL)
@@ -260,7 +268,7 @@ def test_words_in_connack_are_wanted_and_fit(version: int, asked: str, said: boo
     session.assert_sent(f"20 {{ 00 [87|05] [{'{ 1f <(not you!)> }' if said else '00'}] }}")
 
 
-@proves("5.0:MQTT-3.1.2-24", "5.0:MQTT-3.1.2-29", "5.0:MQTT-3.14.2-3")
+@proves("5.0:MQTT-3.1.2-24", "5.0:MQTT-3.1.2-29", "5.0:MQTT-3.14.2-3", "5.0:MQTT-3.14.2-2")
 @pytest.mark.parametrize(("asked", "said"), WORDS)
 def test_words_in_disconnect_are_wanted_and_fit(version: int, asked: str, said: bool) -> None:
     """DISCONNECT with this reason string is 16 bytes."""

@@ -93,7 +93,14 @@ ENDINGS: list[tuple[str, Callable[[Session], object], EndReason, bool]] = [
 
 
 @each_version
-@proves("3.1.1:MQTT-3.1.2-8", "3.1.1:MQTT-3.1.2-10", "3.1.1:MQTT-3.14.4-3", "5.0:MQTT-3.1.2-8", "5.0:MQTT-3.1.2-10")
+@proves(
+    "3.1.1:MQTT-3.1.2-8",
+    "3.1.1:MQTT-3.1.2-10",
+    "3.1.1:MQTT-3.14.4-3",
+    "5.0:MQTT-3.1.2-8",
+    "5.0:MQTT-3.1.2-10",
+    "5.0:MQTT-3.1.2-7",
+)
 @pytest.mark.parametrize(("name", "end", "reason", "with_will"), ENDINGS, ids=[name for name, *_ in ENDINGS])
 def test_the_will(
     version: int, name: str, end: Callable[[Session], object], reason: EndReason, with_will: bool

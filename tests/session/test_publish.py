@@ -45,6 +45,7 @@ def test_nothing_is_acknowledged_before_it_is_settled(version: int) -> None:
     assert session.protocol.unsettled == 1
 
 
+@proves("3.1.1:MQTT-3.3.5-2", "5.0:MQTT-3.4.2-1")
 @each_version
 def test_reason_codes_of_the_application(version: int) -> None:
     """3.1.1 has none: what is refused there is acknowledged."""
@@ -252,6 +253,18 @@ def test_an_identifier_is_free_after_a_pubrec_that_refuses() -> None:
     session.assert_sent("70 { 0001 }")
 
 
+@proves("5.0:MQTT-4.3.3-13")
+def test_a_message_that_has_expired_goes_on_to_its_pubcomp() -> None:
+    session = Session(MQTT_5_0)
+    session.receive('34 { "a" 0001 { 02 00000001 } }')
+    session.now += 10
+    session.protocol.settle_publishes([1], 0)
+    session.assert_sent("50 { 0001 }")
+    session.now += 10
+    session.receive("62 { 0001 }")
+    session.assert_sent("70 { 0001 }")
+
+
 @before_50
 def test_what_is_refused_before_50_has_its_pubrec(version: int) -> None:
     session = Session(version)
@@ -333,7 +346,7 @@ class Sender:
 
 @given(st.sampled_from(VERSIONS), st.integers(1, 12), st.data())
 @examples(60)
-@proves("3.1.1:MQTT-4.3.3-2", "5.0:MQTT-4.3.3-10", "5.0:MQTT-4.3.3-12")
+@proves("3.1.1:MQTT-4.3.3-2", "5.0:MQTT-4.3.3-10", "5.0:MQTT-4.3.3-12", "3.1.1:MQTT-4.1.0-2", "5.0:MQTT-4.1.0-1")
 def test_each_message_is_handled_once_however_often_it_comes(version: int, count: int, data: st.DataObject) -> None:
     """Four identifiers, used again and again."""
     sender = Sender(version)

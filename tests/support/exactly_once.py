@@ -35,7 +35,6 @@ class InFlight:
 class Said:
     """What a client did."""
 
-    messages: int = 0
     publishes_repeated: int = 0
     releases_repeated: int = 0
     pubrecs: int = 0
@@ -88,7 +87,6 @@ class ExactlyOnce:
             self._in_flight[packet_id] = InFlight(packet(PUBLISH, body))
             self._out.append(self._in_flight[packet_id].encoded)
             self._next += 1
-            self.said.messages += 1
 
     def _repeat(self) -> None:
         for message in self._in_flight.values():

@@ -34,7 +34,7 @@ prove: $(PROOFS) ## The full-size evidence, all of it: hours
 	@echo "Proofs that ran: $(or $(PROOFS),none)"
 
 prove-%: installed-for-tests ## One part of it: tests/prove/test_NAME.py
-	@$(BIN)/pytest tests/prove/test_$*.py
+	@$(BIN)/pytest -o faulthandler_timeout=0 tests/prove/test_$*.py
 
 bench: .cache/programs-for-bench .venv/.dev .cache/kafka-4.1.0/.complete .cache/compiled/.complete ## Measure the proxy beside mosquitto
 	@cd .cache/compiled && PYTHONPATH=$(CURDIR) ../../$(BIN)/python -m loadtest bench
@@ -78,8 +78,10 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(JAVA) $(NOD
 .cache/compiled/.complete: .venv/.dev $(shell find proxy -name '*.py') pyproject.toml
 	@tools/need cc
 	@echo "Compiling the hot path into .cache/compiled"
-	@rm -rf .cache/compiled
-	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) --no-deps --upgrade --target .cache/compiled .
+	@rm -rf .cache/compiled .cache/compile && mkdir -p .cache/compile
+	@cp -r pyproject.toml README.md LICENSE proxy .cache/compile/ # The build leaves its libraries beside the source.
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) --no-deps --upgrade --target .cache/compiled ./.cache/compile
+	@rm -rf .cache/compile
 	@touch $@
 
 .cache/kafka-%/.complete: tests/kafka/pom.xml tools/fetch-kafka

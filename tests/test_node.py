@@ -24,7 +24,7 @@ from proxy.mqtt.encode import encode_packet
 from proxy.mqtt.packets import MQTT_5_0, REQUEST_PROBLEM_INFORMATION, Connect, Publish
 from proxy.mqtt.topics import TopicName
 from proxy.node import Node
-from tests.support.fakes import until
+from tests.support.fakes import ShortSleeps, until
 from tests.support.memory_gateway import PARTITIONS, MemoryGateway
 
 #: It wants no reasons in words, so that answers are a few known bytes.
@@ -69,6 +69,7 @@ class Gateway(MemoryGateway):
 @pytest.fixture(autouse=True)
 def kafka_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "AioKafkaGateway", Gateway)
+    monkeypatch.setattr("uvicorn.server.asyncio", ShortSleeps())
 
 
 @pytest.fixture

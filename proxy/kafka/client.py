@@ -145,8 +145,8 @@ class AioKafkaGateway:
     async def stop(self) -> None:
         tasks = {*self._tasks, *(worker.task for worker in self._workers.values())}
         while tasks:
-            # Again, because what waits with `asyncio.wait_for`, as aiokafka does, may overlook a cancellation that comes
-            # together with an answer.
+            # Again, because whatever waits with `asyncio.wait_for`, as aiokafka does, may overlook a cancellation that
+            # comes together with an answer.
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=limits.PRODUCER_STOP_SECONDS_MAX)
@@ -269,7 +269,7 @@ class AioKafkaGateway:
             **settings.client,
         )
         # A batch that waits for a leader would fail after request_timeout_ms and leave a hole in the sequence; the
-        # deadline is ours. The only private name used; a test asserts that it exists.
+        # deadline is ours. Private, as what `producers` reaches into; a test asserts that all of it exists.
         producer._message_accumulator._batch_ttl = float("inf")
         return producer
 
@@ -422,7 +422,7 @@ class _PartitionWorker:
         if cluster.partitions_for_topic(self.topic) is None:
             return True
         if cluster.leader_for_partition(TopicPartition(self.topic, self.partition)) in {None, -1}:
-            producer.refresh_metadata()
+            producer.client.client.force_metadata_update()
             return False
         return True
 

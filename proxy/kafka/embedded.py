@@ -12,8 +12,6 @@ from typing import Final
 
 from proxy.errors import ProxyError
 
-#: What a topic of the mock cluster has unless it is told otherwise.
-PARTITIONS: Final = 4
 _METADATA_SECONDS: Final = 10.0
 
 

@@ -10,8 +10,8 @@ async def tail(bootstrap_servers: list[str], topics: Sequence[str]) -> AsyncIter
     consumer = AIOKafkaConsumer(
         *topics, bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
     )
-    await consumer.start()
     try:
+        await consumer.start()
         async for record in consumer:
             yield record
     finally:

@@ -126,7 +126,10 @@ class TopicDirectory:
         return True
 
     async def _create(self, topics: list[str], partitions: int, replication_factor: int) -> None:
-        wanted = [NewTopic(topic, num_partitions=partitions, replication_factor=replication_factor) for topic in topics]
+        wanted = [NewTopic(topic, partitions, 1) for topic in topics]
+        for topic in wanted:
+            # Set afterwards: that -1 asks for the broker's default is known to Kafka, but not to NewTopic.
+            topic.replication_factor = replication_factor
         try:
             response = await self._admin.create_topics(wanted)
         except AttributeError:

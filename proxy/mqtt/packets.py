@@ -241,15 +241,16 @@ class Publish:
         self.packet_id = packet_id
         self.properties = properties
 
+    def _fields(self) -> tuple[object, ...]:
+        return (self.topic, self.payload, self.qos, self.retain, self.dup, self.packet_id, self.properties)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Publish) and all(
-            getattr(self, name) == getattr(other, name) for name in self.__slots__
-        )
+        return isinstance(other, Publish) and self._fields() == other._fields()
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return "Publish(" + ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__) + ")"
+        return f"Publish{self._fields()!r}"
 
 
 @dataclass(slots=True)

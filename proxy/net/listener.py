@@ -5,6 +5,7 @@ is relieved they go on, a few in each turn of the event loop.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Protocol
 
@@ -52,6 +53,10 @@ class Listener:
         server = await self._loop.create_server(
             lambda: MqttConnection(self), host, port, backlog=limits.LISTEN_BACKLOG, reuse_address=True
         )
+        for sock in server.sockets:
+            # Accepted sockets inherit it. A 3.x device may have no keep alive, and then nothing else notices its death.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.TCP_KEEPALIVE_IDLE_SECONDS)
         self._servers.append(server)
         if self._ticker is None:
             self._ticker = asyncio.create_task(self._tick())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 from prometheus_client import CollectorRegistry
 
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
@@ -16,6 +16,7 @@ from proxy.metrics import GatewayMetrics
 from tests.support.kafka_broker import VERSIONS, KafkaBroker, Record
 from tests.support.memory_gateway import MemoryGateway
 
+REQUEST_SECONDS = 10.0
 #: Topics that share a broker have names of their own.
 numbers = itertools.count()
 
@@ -75,7 +76,16 @@ def topic() -> str:
 
 def add_partitions(broker: KafkaBroker, topic: str, partitions: int) -> None:
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(10)
+    admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(REQUEST_SECONDS)
+
+
+def set_message_bytes_max(broker: KafkaBroker, topic: str, most: int) -> None:
+    """Changes the size of batches that a topic takes."""
+    entry = ConfigEntry("max.message.bytes", str(most), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    [answer] = admin.incremental_alter_configs([resource]).values()
+    answer.result(REQUEST_SECONDS)
 
 
 async def until(condition: Callable[[], bool], what: str, timeout_seconds: float = 30.0) -> None:

@@ -90,7 +90,7 @@ class FakeProducer:
 
     def __init__(self, kafka: FakeKafka, options: dict[str, Any]) -> None:
         self.options = options
-        self.started = self.stopped = False
+        self.started = self.stopped = self.cut_off = False
         #: How often it was asked to look again who leads what.
         self.metadata_updates = 0
         #: Partitions without a leader, and topics that this producer has not heard of.
@@ -98,7 +98,10 @@ class FakeProducer:
         self.unheard: set[tuple[str, int]] = set()
         self._kafka = kafka
         self._message_accumulator = SimpleNamespace(_batch_ttl=5.0)
-        self.client = SimpleNamespace(cluster=self, force_metadata_update=self._update_metadata)
+        self._sender = SimpleNamespace(sender_task=None)
+        self.client = SimpleNamespace(
+            cluster=self, force_metadata_update=self._update_metadata, close=self._close_connections
+        )
         kafka.producers.append(self)
 
     async def start(self) -> None:
@@ -129,6 +132,9 @@ class FakeProducer:
             kafka.answer(kafka.answers.popleft() if kafka.answers else None, -1)
         return future
 
+    async def _close_connections(self) -> None:
+        self.cut_off = True
+
     # What it knows of the cluster.
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
@@ -139,8 +145,11 @@ class FakeProducer:
             return None
         return -1 if tuple(place) in self.leaderless else 1
 
-    def _update_metadata(self) -> None:
+    def _update_metadata(self) -> "asyncio.Future[bool]":
         self.metadata_updates += 1
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        answer.set_result(True)
+        return answer
 
 
 class FakeAdmin:

@@ -1,4 +1,4 @@
-"""The real gateway on a scripted client library: every way in which a batch can fail, and all that happens meanwhile."""
+"""The real gateway on a scripted client library: each way in which a batch can fail, and what can happen meanwhile."""
 
 import asyncio
 import logging
@@ -104,7 +104,9 @@ async def test_a_batch_that_is_not_taken_is_offered_again(
     assert len(fake.producers) == 1
 
 
-@pytest.mark.parametrize("error", [kafka_errors.ProducerClosed(), kafka_errors.KafkaError("the sender is dead")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [kafka_errors.ProducerClosed(), kafka_errors.KafkaError("the sender is dead")], ids=repr
+)
 async def test_a_dead_producer_is_replaced_and_the_batch_offered_again(
     fake: FakeKafka, start_gateway: StartGateway, error: Exception
 ) -> None:
@@ -198,7 +200,11 @@ async def test_what_is_wrong_with_all_of_a_batch_refuses_all_of_it(
 
 @pytest.mark.parametrize(
     "error",
-    [kafka_errors.OutOfOrderSequenceNumber(), kafka_errors.UnknownProducerId(), kafka_errors.InvalidProducerIdMapping()],
+    [
+        kafka_errors.OutOfOrderSequenceNumber(),
+        kafka_errors.UnknownProducerId(),
+        kafka_errors.InvalidProducerIdMapping(),
+    ],
     ids=repr,
 )
 async def test_a_batch_out_of_sequence_goes_once_more(
@@ -232,7 +238,12 @@ async def test_a_corrupt_batch_goes_once_more_and_then_record_by_record(
 
 @pytest.mark.parametrize(
     "error",
-    [kafka_errors.ProducerFenced(), kafka_errors.UnknownError(), kafka_errors.LeaderNotAvailableError(), RuntimeError()],
+    [
+        kafka_errors.ProducerFenced(),
+        kafka_errors.UnknownError(),
+        kafka_errors.LeaderNotAvailableError(),
+        RuntimeError(),
+    ],
     ids=repr,
 )
 async def test_any_other_failure_leaves_the_outcome_unknown(
@@ -257,11 +268,9 @@ async def test_a_record_that_cannot_be_packed_is_given_up_and_the_partition_live
 ) -> None:
     gateway, outcomes = await start_gateway({"up": 1}), Outcomes()
     destination = gateway.destination("up", b"key")
-    for token, value in enumerate([b"0", 1, b"2"]):
-        gateway.enqueue(destination, b"", [], outcomes, token)
-        *rest, (place, _, *bookkeeping) = gateway._workers["up", 0].queue.entries
-        gateway._workers["up", 0].queue.entries.pop()
-        gateway._workers["up", 0].queue.entries.append((place, value, *bookkeeping))  # type: ignore[arg-type]
+    gateway.enqueue(destination, b"0", [], outcomes, 0)
+    gateway.enqueue(destination, b"1", [("mqtt.qos", 1)], outcomes, 1)  # type: ignore[list-item]
+    gateway.enqueue(destination, b"2", [], outcomes, 2)
     await settled(gateway)
     assert refusals(outcomes) == {0: None, 1: None}
     assert outcomes.stored == [2]
@@ -344,7 +353,7 @@ async def test_a_batch_is_bounded_in_records_and_in_bytes(fake: FakeKafka, start
 
 
 async def test_nothing_is_handed_over_for_a_partition_without_a_leader(
-    fake: FakeKafka, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+    fake: FakeKafka, start_gateway: StartGateway
 ) -> None:
     gateway, outcomes = await start_gateway({"up": 3}), Outcomes()
     send(gateway, "up", b"tlink/pk/dev1/up", outcomes, [0])  # 0x27 % 3: partition 0.
@@ -361,23 +370,6 @@ async def test_nothing_is_handed_over_for_a_partition_without_a_leader(
     await settled(gateway)
     assert sorted(outcomes.stored) == [0, 1, 2]
     assert len(fake.producers) == 1
-
-
-async def test_leaders_are_asked_for_once_a_period_by_all_partitions_together(
-    fake: FakeKafka, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway, outcomes = await start_gateway({"up": 2}), Outcomes()
-    send(gateway, "up", KEY_0, outcomes, [0])
-    await settled(gateway)
-    [producer] = fake.producers
-    producer.leaderless = {("up", 0), ("up", 1)}
-    monkeypatch.setattr(limits, "RETRY_SECONDS", 60.0)
-    send(gateway, "up", KEY_0, outcomes, [1])
-    send(gateway, "up", KEY_1, outcomes, [2])
-    await until(lambda: producer.metadata_updates > 0, "it is asked for the leaders")
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert producer.metadata_updates == 1
 
 
 # ---- the delivery deadline ----
@@ -626,7 +618,9 @@ async def test_the_time_of_records_follows_the_wall_clock(
 # ---- start and stop ----
 
 
-async def test_start_waits_for_kafka(fake: FakeKafka, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture) -> None:
+async def test_start_waits_for_kafka(
+    fake: FakeKafka, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
     fake.admin_error = kafka_errors.KafkaConnectionError("Unable to bootstrap from kafka:9092")
     starting = asyncio.ensure_future(start_gateway({"up": 1}))
     await until(lambda: len(fake.admins) > 2, "it tries again and again")
@@ -712,12 +706,11 @@ async def test_a_stop_that_hangs_is_given_up(
     send(gateway, "up", b"key", outcomes, [1])
     await settled(gateway)
     [producer], [admin] = fake.producers, fake.admins
-    really_stop = producer.stop
     for each, method in ((producer, "stop"), (admin, "close")):
         monkeypatch.setattr(each, method, asyncio.Event().wait)
     with caplog.at_level(logging.WARNING):
         await asyncio.wait_for(gateway.stop(), 1.0)
     assert "producer did not stop cleanly" in caplog.text
     assert "admin client did not stop cleanly" in caplog.text
-    await really_stop()
-    admin.closed = True
+    assert producer.cut_off
+    producer.stopped = admin.closed = True

@@ -5,6 +5,7 @@ The broker is this file's own: it is killed, frozen, and has its topics changed 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,6 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     OffsetSpec,
     ResourcePatternType,
     ResourceType,
@@ -26,7 +24,7 @@ from confluent_kafka.admin import (
 from proxy import limits
 from proxy.errors import ConfigError, Refusal
 from proxy.kafka.client import AioKafkaGateway
-from tests.kafka.conftest import gateway_settings, new_gateway, until
+from tests.kafka.conftest import REQUEST_SECONDS, gateway_settings, new_gateway, set_message_bytes_max, until
 from tests.kafka.fake_aiokafka import told
 from tests.kafka.load import Load, key_of
 from tests.kafka.outcomes import Outcomes, send
@@ -34,7 +32,6 @@ from tests.support.kafka_broker import VERSIONS, KafkaBroker, Record
 
 pytestmark = pytest.mark.kafka
 
-REQUEST_SECONDS = 10.0
 SETTINGS = {
     # A dead broker's session is over after 2 s, not 9 s, so that its restart does not wait for it.
     "broker.session.timeout.ms": "2000",
@@ -74,6 +71,16 @@ def admin(broker: KafkaBroker) -> AdminClient:
     return AdminClient({"bootstrap.servers": broker.bootstrap})
 
 
+async def freeze(broker: KafkaBroker) -> None:
+    """Returns when it answers nothing more: its threads do not stop all at once."""
+    broker.pause()
+    threads = Path(f"/proc/{broker.pid}/task")
+    await until(
+        lambda: all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads.glob("*/stat")),
+        "the broker is frozen",
+    )
+
+
 async def read(broker: KafkaBroker, topic: str) -> list[Record]:
     return await asyncio.to_thread(broker.read, topic)
 
@@ -100,7 +107,7 @@ async def test_a_frozen_broker_loses_duplicates_and_reorders_nothing(
     gateway = await start_gateway({topic: 3})
     async with Load(gateway, topic) as load:
         await load.flows()
-        broker.pause()
+        await freeze(broker)
         await until(lambda: not gateway.status().ready, "the gateway says that Kafka does not answer", 10)
         await until(lambda: gateway.status().oldest_age_seconds > 10, "10 s have passed")
         broker.resume()
@@ -115,7 +122,7 @@ async def test_records_are_told_at_the_deadline_and_those_on_their_way_are_count
     gateway = await start_gateway({topic: 3}, delivery_timeout_seconds=3)
     async with Load(gateway, topic) as load:
         await load.flows()
-        broker.pause()
+        await freeze(broker)
         settled = len(load.outcomes.order)
         await until(lambda: len(load.outcomes.order) > settled + 300, "records are told")
         assert gateway.status().oldest_age_seconds < 3 + 2 * limits.RETRY_SECONDS
@@ -155,7 +162,7 @@ async def test_a_gateway_stops_while_kafka_is_frozen(
     gateway, outcomes = await start_gateway({topic: 1, f"{topic}-other": 1}), Outcomes()
     send(gateway, topic, b"key", outcomes, [1])
     await until(lambda: outcomes.stored == [1], "the first record is stored")
-    broker.pause()
+    await freeze(broker)
     try:
         send(gateway, topic, b"key", outcomes, [2])
         send(gateway, f"{topic}-other", b"key", outcomes, [3])
@@ -173,21 +180,13 @@ async def test_a_gateway_stops_while_kafka_is_frozen(
 # ---- the topic ----
 
 
-async def set_message_bytes_max(broker: KafkaBroker, topic: str, most: int) -> None:
-    entry = ConfigEntry("max.message.bytes", str(most), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    client = admin(broker)
-    [answer] = client.incremental_alter_configs([resource]).values()
-    await asyncio.to_thread(answer.result, REQUEST_SECONDS)
-
-
 async def test_records_beside_one_that_kafka_refuses_are_stored_in_order(
     broker: KafkaBroker, start_gateway: StartGateway, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway, outcomes = await start_gateway({topic: 3}), Outcomes()
     send(gateway, topic, b"key", outcomes, [0])
     await until(lambda: outcomes.stored == [0], "the first record is stored")
-    await set_message_bytes_max(broker, topic, 20_000)
+    set_message_bytes_max(broker, topic, 20_000)
     destination = gateway.destination(topic, b"key")
     send(gateway, topic, b"key", outcomes, [1, 2])
     gateway.enqueue(destination, bytes(50_000), [], outcomes, 3)
@@ -209,7 +208,7 @@ async def test_producers_replaced_under_load_keep_the_order(
     broker: KafkaBroker, start_gateway: StartGateway, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway, fat = await start_gateway({topic: 3}), Outcomes()
-    await set_message_bytes_max(broker, topic, 20_000)
+    set_message_bytes_max(broker, topic, 20_000)
     # It does not learn, so each fat record fails its batch, then itself, and each time the producer has to go.
     monkeypatch.setattr(gateway.directory, "forget_limits", lambda: None)
     async with Load(gateway, topic) as load:

@@ -195,8 +195,8 @@ async def test_a_record_that_is_too_large_is_refused_alone(start_cluster: StartC
     # Kafka's limit, less what Kafka itself puts around a record: the first fits exactly, the second is a byte larger.
     room = 1_048_588 - limits.KAFKA_FRAMING_BYTES - len(b"key")
     send(cluster.gateway, topic, b"key", outcomes, [1])
-    cluster.gateway.enqueue(destination, bytes(room - len("name" "content")), [("name", b"content")], outcomes, 2)
-    cluster.gateway.enqueue(destination, bytes(room - len("name" "content") + 1), [("name", b"content")], outcomes, 3)
+    cluster.gateway.enqueue(destination, bytes(room - len("namecontent")), [("name", b"content")], outcomes, 2)
+    cluster.gateway.enqueue(destination, bytes(room - len("namecontent") + 1), [("name", b"content")], outcomes, 3)
     send(cluster.gateway, topic, b"key", outcomes, [4])
     assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
     refused = outcomes.errors.pop(3)

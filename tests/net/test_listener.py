@@ -344,3 +344,16 @@ async def test_a_turn_of_the_loop_is_scheduled_once(net: Net, monkeypatch: pytes
     scheduled.pop()()
     connections[0].flush_soon()
     assert len(scheduled) == 1
+
+
+async def test_the_kernel_watches_connections_that_have_no_keep_alive(net: Net) -> None:
+    port = await net.listener.listen("127.0.0.1", 0)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    await until(lambda: len(net.listener.connections) == 1, "it is accepted")
+    (connection,) = net.listener.connections
+    assert connection._transport is not None
+    sock = connection._transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == limits.TCP_KEEPALIVE_IDLE_SECONDS
+    writer.close()
+    await until(lambda: not net.listener.connections, "it is gone")

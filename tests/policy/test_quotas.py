@@ -28,13 +28,12 @@ def test_a_pause_buys_one_seconds_worth_and_no_more() -> None:
     assert allowed(rate, 3700.0, 100) == 8
 
 
-@pytest.mark.parametrize("per_second", [1, 3, 1000, 100_000])
+@pytest.mark.parametrize("per_second", [1, 3, 1000])
 def test_the_average_over_a_minute(per_second: int) -> None:
     rate = Rate(per_second)
-    attempts_per_second = min(2 * per_second, 4000)
+    attempts_per_second = 2 * per_second
     taken = sum(rate.allows(5.0 + number / attempts_per_second) for number in range(60 * attempts_per_second))
-    wanted = min(60 * per_second, 60 * attempts_per_second)
-    assert wanted * 0.98 <= taken <= wanted + per_second
+    assert 59 * per_second <= taken <= 61 * per_second
 
 
 def test_a_refusal_is_not_counted() -> None:

@@ -31,7 +31,6 @@ def kill_proxy(
 
     figures = _crash(crash, proxy, kafka, directory, messages, rate)
     assert figures["connections"]["lost"] == CONNECTIONS, "the crash was not noticed"
-    assert figures["resent"] > 0
     return figures
 
 
@@ -45,7 +44,7 @@ def kill_kafka(
         kafka.start()
 
     figures = _crash(crash, proxy, kafka, directory, messages, rate)
-    assert figures["connections"]["lost"] == figures["resent"] == 0
+    assert figures["connections"]["lost"] == figures["resent"] == 0, figures["connections"]
     return figures
 
 
@@ -65,7 +64,6 @@ def _crash(
 
 def check_nothing_lost(figures: dict[str, Any], messages: int) -> None:
     """Every message was acknowledged in the end, and Kafka has each in its place; some of them perhaps twice."""
-    assert (figures["acked"], figures["unacknowledged"]) == (messages, 0)
     verified = figures["verify"]
-    assert verified["acknowledged"] == messages
-    assert (verified["lost"], verified["reordered"], verified["corrupted"]) == (0, 0, 0), verified["examples"]
+    assert figures["acked"] == verified["acknowledged"] == messages, f"{figures['unacknowledged']} not acknowledged"
+    assert verified["lost"] == verified["reordered"] == verified["corrupted"] == 0, verified["examples"]

@@ -107,13 +107,15 @@ class Device:
     def puback(self, packet_id: int, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> int:
         """The next packet has to be the PUBACK of this message; returns its reason code, 0 in 3.1.1."""
         first_byte, body = self.receive(timeout_seconds)
-        assert (first_byte, body[:2]) == (PUBACK, struct.pack(">H", packet_id)), f"0x{first_byte:02x} {body.hex()}"
+        expected = struct.pack(">H", packet_id)
+        assert (first_byte, body[:2]) == (PUBACK, expected), f"0x{first_byte:02x} {body.hex()}, not PUBACK {packet_id}"
         return body[2] if len(body) > 2 else 0
 
     def ping(self) -> None:
         """PINGREQ, and the next packet has to be its answer."""
         self.send(b"\xc0\x00")
-        assert self.receive() == (PINGRESP, b"")
+        first_byte, body = self.receive()
+        assert (first_byte, body) == (PINGRESP, b""), f"0x{first_byte:02x} {body.hex()} instead of PINGRESP"
 
     def disconnect(self, reason_code: int = 0) -> None:
         """DISCONNECT; returns when the server has closed the connection."""

@@ -32,6 +32,16 @@ class VirtualTime:
         await turn()
 
 
+class ShortSleeps:
+    """Stands for `asyncio` in one module of a library that polls, where it polls often."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.002))
+
+
 class FakeTransport(asyncio.Transport):
     """One side of a connection: keeps every write, and loses the connection in the next turn once it is closed.
 

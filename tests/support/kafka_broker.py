@@ -173,7 +173,8 @@ class KafkaBroker:
         }
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", self._properties)
+        # With "=", because an id may begin with a hyphen.
+        command = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", self._properties)
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"Kafka {self.version} could not be set up in {self.directory}:\n{done.stdout}")

@@ -112,7 +112,7 @@ class MemoryGateway:
 
     async def flush(self, timeout_seconds: float) -> int:
         deadline = self._loop.time() + timeout_seconds
-        while self._queue and self._loop.time() < deadline:
+        while self._queue and self._loop.time() < deadline:  # noqa: ASYNC110 - as the real one does
             await asyncio.sleep(limits.FLUSH_POLL_SECONDS)
         return len(self._queue)
 

@@ -18,8 +18,8 @@ Bytes are written as a reader of the standard sees them, blanks anywhere:
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -310,11 +310,6 @@ def assert_fields(expected: Any, actual: Any, version: int) -> None:
             assert_fields(value, getattr(actual, name), version)
     else:
         assert (actual.name if isinstance(actual, TopicName) else actual) == expected
-
-
-def field_names(packet: packets.Packet) -> Iterable[str]:
-    """The fields of a packet, whatever kind of class it is."""
-    return [field.name for field in fields(packet)] if is_dataclass(packet) else Publish.__slots__
 
 
 # ---- a session ----

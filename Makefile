@@ -9,6 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 KAFKA := .cache/kafka-4.1.0/.complete .cache/kafka-3.9.1/.complete
+JAVA := .cache/peers/.complete
 NODE := tests/peers/node/node_modules/.complete
 PROOFS := $(patsubst tests/prove/test_%.py,prove-%,$(wildcard tests/prove/test_*.py))
 
@@ -50,7 +51,7 @@ clean: ## Remove everything that make has made
 	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist tests/peers/node/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(NODE) .cache/compiled/.complete
+installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(JAVA) $(NODE) .cache/compiled/.complete
 
 .venv/.run: pyproject.toml requirements.lock
 	@tools/need python
@@ -67,7 +68,7 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(NODE) .cach
 
 # The programs that pip and npm cannot install. Python is named here too, so that one run names all that is missing.
 .cache/programs-for-tests: Makefile tools/need
-	@tools/need python cc java mvn node npm mosquitto_pub
+	@tools/need python cc jdk mvn node npm mosquitto_pub
 	@mkdir -p .cache && touch $@
 
 .cache/programs-for-bench: Makefile tools/need
@@ -85,6 +86,11 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(NODE) .cach
 
 .cache/kafka-%/.complete: tests/kafka/pom.xml tools/fetch-kafka
 	@tools/fetch-kafka $*
+	@touch $@
+
+$(JAVA): tests/peers/java/pom.xml tools/fetch-jars
+	@echo "Downloading the Java clients"
+	@tools/fetch-jars tests/peers/java/pom.xml .cache/peers
 	@touch $@
 
 $(NODE): tests/peers/node/package.json tests/peers/node/package-lock.json

@@ -44,15 +44,17 @@ class PublishCounter(Collector):
 
     def __init__(self) -> None:
         #: Kafka has it.
-        self.stored = [0, 0]
+        self.stored = [0, 0, 0]
         #: No rule takes it.
-        self.unmatched = [0, 0]
+        self.unmatched = [0, 0, 0]
+        #: Its payload is not the text that it claims to be.
+        self.invalid = [0, 0, 0]
         #: Kafka can never store it.
-        self.refused = [0, 0]
+        self.refused = [0, 0, 0]
         #: Not in Kafka in time, or nobody knows: at QoS 1 the connection closes and the device sends it again.
-        self.undelivered = [0, 0]
+        self.undelivered = [0, 0, 0]
         #: The queue was full and nobody waits for it.
-        self.dropped = [0, 0]
+        self.dropped = [0, 0, 0]
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily("mqk_publishes", "PUBLISH packets by QoS and outcome", labels=("qos", "result"))

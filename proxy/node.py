@@ -321,5 +321,9 @@ def _chain(settings: Settings) -> Chain:
 def _session_limits(settings: Settings) -> SessionLimits:
     mqtt = settings.mqtt
     return SessionLimits(
-        mqtt.connect_timeout_seconds, mqtt.keep_alive_max_seconds, mqtt.publish_bytes_max, mqtt.receive_maximum
+        mqtt.connect_timeout_seconds,
+        mqtt.keep_alive_max_seconds,
+        mqtt.publish_bytes_max,
+        mqtt.receive_maximum,
+        mqtt.topic_alias_maximum,
     )

@@ -21,13 +21,14 @@ from proxy.kafka.batches import md5_partition
 from proxy.kafka.client import GatewaySettings
 from proxy.metrics import GatewayMetrics
 from proxy.mqtt.encode import encode_packet
-from proxy.mqtt.packets import MQTT_5_0, Connect, Publish
+from proxy.mqtt.packets import MQTT_5_0, REQUEST_PROBLEM_INFORMATION, Connect, Publish
 from proxy.mqtt.topics import TopicName
 from proxy.node import Node
 from tests.support.fakes import ShortSleeps, until
 from tests.support.memory_gateway import PARTITIONS, MemoryGateway
 
-CONNECT = encode_packet(Connect(MQTT_5_0, "c1", keep_alive=60), MQTT_5_0)
+#: It wants no reasons in words, so that answers are a few known bytes.
+CONNECT = encode_packet(Connect(MQTT_5_0, "c1", keep_alive=60, properties={REQUEST_PROBLEM_INFORMATION: 0}), MQTT_5_0)
 PUBLISH = encode_packet(Publish(TopicName("tlink/a", b"tlink/a"), b"hi", 1, packet_id=1), MQTT_5_0)
 PUBACK = b"\x40\x02\x00\x01"
 SHUTTING_DOWN = b"\xe0\x01\x8b"

@@ -35,7 +35,6 @@ ABSENT_KEYS: Final = frozenset(
         "kafka.client.ssl_check_hostname",
         "listeners.proxy_protocol_from",
         "listeners.tls",
-        "mqtt.topic_alias_maximum",
         "limits.connections_per_source_max",
         "limits.publishes_per_second_per_client",
         "limits.bytes_per_second_per_client",

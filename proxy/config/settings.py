@@ -171,6 +171,9 @@ class Mqtt(_Section):
     receive_maximum: int = Field(
         default=128, ge=1, le=65_535, description="Publishes that one device may have unacknowledged at a time."
     )
+    topic_alias_maximum: int = Field(
+        default=16, ge=0, le=65_535, description="Topic aliases that one 5.0 device may define; 0: none."
+    )
 
 
 class Limits(_Section):

@@ -7,7 +7,7 @@ from proxy.clock import wall_ms
 from proxy.errors import GatewayError
 from proxy.kafka.gateway import KafkaGateway
 from proxy.metrics import Metrics
-from proxy.mqtt.packets import Connect
+from proxy.mqtt.packets import MQTT_3_1, Connect
 from proxy.session.events import EndReason
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Presence:
                 "username": connect.username,
                 "keepalive": connect.keep_alive,
                 "ipaddress": address,
-                "proto_name": "MQTT",
+                "proto_name": "MQIsdp" if connect.protocol_version == MQTT_3_1 else "MQTT",
                 "proto_ver": connect.protocol_version,
                 "timestamp": wall_ms(),
                 "online": 1,

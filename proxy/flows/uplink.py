@@ -16,7 +16,7 @@ from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
 from proxy.kafka.gateway import Destination, Headers, KafkaGateway
 from proxy.metrics import Metrics, PublishCounter
-from proxy.mqtt.packets import Connect, Publish, ReasonCode, Subscribe, Unsubscribe, Will
+from proxy.mqtt.packets import PAYLOAD_FORMAT_INDICATOR, Connect, Publish, ReasonCode, Subscribe, Unsubscribe, Will
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
 from proxy.policy.authenticators.base import Chain, Login
@@ -131,12 +131,14 @@ class Uplink:
 class Client:
     """One connection, and after CONNECT the device behind it."""
 
-    __slots__ = ("_connect", "_refusal", "_uplink", "address", "client_id", "connection")
+    __slots__ = ("_connect", "_exactly_once", "_refusal", "_uplink", "address", "client_id", "connection")
 
     def __init__(self, uplink: Uplink, connection: MqttConnection) -> None:
         self._uplink = uplink
         #: Set once the device is accepted.
         self._connect: Connect | None = None
+        #: Packet identifiers of QoS 2 messages that Kafka has not settled; made when there is one.
+        self._exactly_once: set[int] | None = None
         #: What `mqk_connects_total` calls our refusal.
         self._refusal = ""
         self.connection = connection
@@ -207,12 +209,19 @@ class Client:
             decision = self._decide(publish.topic)
         destination = decision.destination
         if destination is None:
-            self._goes_nowhere(publish, decision.reason_code)
+            self._refuse_publish(publish, uplink.publishes.unmatched, decision.reason_code)
+            return
+        if publish.properties and not _is_as_announced(publish):
+            self._refuse_publish(publish, uplink.publishes.invalid, ReasonCode.PAYLOAD_FORMAT_INVALID)
             return
         headers = decision.headers
         if publish.retain or publish.dup or uplink.with_message_headers:
             headers = headers + self._message_headers(publish)
-        if publish.qos:
+        if publish.qos == 1:
+            gateway.enqueue(destination, publish.payload, headers, self, publish.packet_id)
+        elif publish.qos == 2:
+            self._exactly_once = self._exactly_once or set()
+            self._exactly_once.add(publish.packet_id)
             gateway.enqueue(destination, publish.payload, headers, self, publish.packet_id)
         elif gateway.full:
             uplink.publishes.dropped[0] += 1
@@ -220,9 +229,9 @@ class Client:
             gateway.enqueue(destination, publish.payload, headers, uplink, 0)
 
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
-        """The outcome of QoS 1 messages, by packet identifier: PUBACKs, or what the device has to know instead."""
+        """The outcome of QoS 1 and 2 messages, by packet identifier: PUBACK, PUBREC, or what is to be said instead."""
         uplink = self._uplink
-        _outcome(uplink.publishes, error)[1] += len(tokens)
+        self._count(_outcome(uplink.publishes, error), tokens)
         if self.connection.protocol.state == CLOSED:
             return
         try:
@@ -247,8 +256,19 @@ class Client:
             protocol.settle_publishes(packet_ids, reason_code)
             self.connection.flush_soon()
 
-    def _goes_nowhere(self, publish: Publish, reason_code: int) -> None:
-        self._uplink.publishes.unmatched[publish.qos] += 1
+    def _count(self, counts: list[int], packet_ids: list[int]) -> None:
+        """Adds settled messages to an outcome, each under its QoS."""
+        if not self._exactly_once:
+            counts[1] += len(packet_ids)
+            return
+        twos = self._exactly_once.intersection(packet_ids)
+        self._exactly_once -= twos
+        counts[2] += len(twos)
+        counts[1] += len(packet_ids) - len(twos)
+
+    def _refuse_publish(self, publish: Publish, counts: list[int], reason_code: int) -> None:
+        """Says what is known without asking Kafka."""
+        counts[publish.qos] += 1
         if publish.qos:
             self._acknowledge([publish.packet_id], reason_code)
 
@@ -343,7 +363,18 @@ class Client:
             log.info("connect refused", extra=said)
 
     def _publish_will(self, will: Will) -> None:
-        self.on_publish(Publish(will.topic, will.payload, 0, will.retain))
+        self.on_publish(Publish(will.topic, will.payload, 0, will.retain, properties=will.properties))
+
+
+def _is_as_announced(publish: Publish) -> bool:
+    """Payload Format Indicator 1 promises UTF-8 (3.3.2.3.2)."""
+    if publish.properties.get(PAYLOAD_FORMAT_INDICATOR) != 1:
+        return True
+    try:
+        publish.payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _outcome(publishes: PublishCounter, error: GatewayError | None) -> list[int]:

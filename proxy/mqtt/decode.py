@@ -17,6 +17,13 @@ _MALFORMED: Final = int(ReasonCode.MALFORMED_PACKET)
 _PROTOCOL_ERROR: Final = int(ReasonCode.PROTOCOL_ERROR)
 #: Bits 3-0 of the fixed header that must be set (2.1.3); PUBLISH uses its own.
 _FLAGS: Final[dict[int, int]] = {packets.PUBREL: 2, packets.SUBSCRIBE: 2, packets.UNSUBSCRIBE: 2}
+#: 3.1 repeats these packets with the DUP flag; later versions do not.
+_DUP_IN_3_1: Final = 8
+_PROTOCOLS: Final = {
+    (b"MQIsdp", packets.MQTT_3_1),
+    (b"MQTT", packets.MQTT_3_1_1),
+    (b"MQTT", packets.MQTT_5_0),
+}
 _CONNECT_WILL: Final = 0x04
 _CONNECT_WILL_QOS: Final = 0x18
 _CONNECT_WILL_RETAIN: Final = 0x20
@@ -200,7 +207,10 @@ def decode_packet(first_byte: int, buffer: bytes, start: int, stop: int, version
     packet_type = first_byte >> 4
     if packet_type == packets.PUBLISH:
         return decode_publish(first_byte, buffer, start, stop, version, {})
-    if first_byte & 0x0F != _FLAGS.get(packet_type, 0):
+    flags = first_byte & 0x0F
+    if version == packets.MQTT_3_1 and packet_type in _FLAGS:
+        flags &= ~_DUP_IN_3_1
+    if flags != _FLAGS.get(packet_type, 0):
         # [MQTT-2.1.3-1]; 3.1.1: [MQTT-2.2.2-2]
         raise MqttError(_MALFORMED, f"fixed header 0x{first_byte:02x} has reserved flags set")
     decode = _DECODERS.get(packet_type)
@@ -238,7 +248,7 @@ def _decode_connect(reader: _Reader, _type: int, _version: int) -> packets.Conne
 
 def _protocol_version(reader: _Reader) -> int:
     name, version = reader.binary(), reader.byte()
-    if name != b"MQTT" or version not in {packets.MQTT_3_1_1, packets.MQTT_5_0}:
+    if (name, version) not in _PROTOCOLS:
         # [MQTT-3.1.2-1, -2]
         raise MqttError(
             ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, f"protocol {name[:12]!r} level {version} is not supported"

@@ -5,9 +5,18 @@ from enum import StrEnum
 
 from proxy.mqtt.packets import Connect, Publish, ReasonCode, Subscribe, Unsubscribe
 
-#: Connect waits for `accept_connect` or `refuse_connect`; a Publish at QoS 1 for `settle_publish`; the others for
-#: their acknowledgement.
-Event = Connect | Publish | Subscribe | Unsubscribe
+
+@dataclass(slots=True)
+class Acknowledged:
+    """The device has a message that was sent to it, or has refused it with a reason code of 0x80 and above."""
+
+    packet_id: int
+    reason_code: int
+
+
+#: Connect waits for `accept_connect` or `refuse_connect`; a Publish at QoS 1 and 2 for `settle_publishes`; Subscribe
+#: and Unsubscribe for their acknowledgement.
+Event = Connect | Publish | Subscribe | Unsubscribe | Acknowledged
 
 
 class EndReason(StrEnum):
@@ -61,3 +70,4 @@ class SessionLimits:
     keep_alive_max_seconds: int
     publish_bytes_max: int
     receive_maximum: int
+    topic_alias_maximum: int

@@ -5,6 +5,7 @@ never raises on what a peer sends: a broken rule becomes the answer of the stand
 """
 
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from proxy import limits
@@ -30,8 +31,8 @@ from proxy.mqtt.packets import (
     Unsubscribe,
 )
 from proxy.mqtt.topics import TopicName
-from proxy.session.acks import ReceiveWindow
-from proxy.session.events import EndReason, Event, Grant, SessionLimits, end_reason
+from proxy.session.acks import ReceiveWindow, SendWindow
+from proxy.session.events import Acknowledged, EndReason, Event, Grant, SessionLimits, end_reason
 
 #: The two states in which packets are read come first: `state <= CONNECTED` is asked for each one.
 AWAITING_CONNECT: Final = 0
@@ -43,6 +44,7 @@ CLOSED: Final = 3
 _HOLD_APPLICATION: Final = 1
 _HOLD_WINDOW: Final = 2
 #: Set aside with the PUBLISH packets, so that order is kept; anything else is answered at once.
+#: PUBREL too: handled before a repeated PUBLISH that waits, it would make that a new message.
 _ORDERED: Final = frozenset(
     {packets.PUBLISH, packets.PUBREL, packets.SUBSCRIBE, packets.UNSUBSCRIBE, packets.DISCONNECT}
 )
@@ -50,6 +52,8 @@ _ORDERED: Final = frozenset(
 _KEEP_ALIVE_GRACE: Final = 1.5
 #: More than any window can hold: 5.0 has its own answer to a window exceeded, so nothing is set aside for it.
 _NEVER: Final = 65_536
+#: Receive Maximum of a peer that does not say (3.1.2.11.3).
+_RECEIVE_MAXIMUM_DEFAULT: Final = 65_535
 #: Reason codes that a CONNACK may carry (3.2.2.2); any other reason is said as 0x88, server unavailable.
 _CONNACK_REASONS: Final = frozenset({*range(0x80, 0x8B), 0x8C, 0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F})
 
@@ -58,9 +62,8 @@ class ServerProtocol:
     """One connection. Times are seconds of any monotonic clock."""
 
     __slots__ = (
-        "_framer", "_held", "_held_bytes", "_hold", "_hold_at", "_keep_alive", "_last_received", "_limits",
-        "_out", "_topics", "_window", "connect", "detail", "end", "state", "version",
-        "with_will",
+        "_aliases", "_framer", "_held", "_held_bytes", "_hold", "_hold_at", "_keep_alive", "_last_received", "_limits",
+        "_out", "_sending", "_topics", "_window", "connect", "detail", "end", "state", "version", "with_will",
     )  # fmt: skip
 
     def __init__(self, session_limits: SessionLimits, now: float) -> None:
@@ -68,6 +71,10 @@ class ServerProtocol:
         self._framer = Framer(limits.CONNECT_BYTES_MAX)
         self._window = ReceiveWindow()
         self._topics: dict[bytes, TopicName] = {}
+        #: What topic aliases of this connection stand for; made when there is one.
+        self._aliases: dict[int, TopicName] | None = None
+        #: Messages of ours in flight; made when there is one.
+        self._sending: SendWindow | None = None
         self._out: list[bytes] = []
         self._held: deque[tuple[int, bytes]] | None = None
         self._held_bytes = 0
@@ -150,7 +157,7 @@ class ServerProtocol:
     @property
     def unsettled(self) -> int:
         """Messages received whose acknowledgement has not been handed out."""
-        return len(self._window)
+        return self._window.unsettled
 
     # ---- what the application answers ----
 
@@ -164,7 +171,9 @@ class ServerProtocol:
         if self.version < MQTT_5_0:
             self._hold_at = self._limits.receive_maximum
         properties = self._connack_properties(connect, grant) if self.version == MQTT_5_0 else {}
-        self._send(Connack(grant.session_present, ReasonCode.SUCCESS, properties))
+        # 3.1 has no such flag: its byte is reserved.
+        session_present = grant.session_present and self.version != packets.MQTT_3_1
+        self._send(Connack(session_present, ReasonCode.SUCCESS, properties))
         self.state = CONNECTED
         return self._continue()
 
@@ -176,21 +185,30 @@ class ServerProtocol:
             self._send(Connack(False, CONNACK_RETURN_CODES.get(reason_code, CONNACK_SERVER_UNAVAILABLE)))
         else:
             known = reason_code in _CONNACK_REASONS
-            self._send(Connack(False, reason_code if known else ReasonCode.SERVER_UNAVAILABLE))
+            self._explain(Connack(False, reason_code if known else ReasonCode.SERVER_UNAVAILABLE), detail)
         self._close(end_reason(reason_code), detail, with_will=False)
 
     def settle_publishes(self, packet_ids: list[int], reason_code: int) -> None:
-        """The outcome of QoS 1 messages is known; each PUBACK leaves when those before it can. Before 5.0 there is no
-        refusal: the device is told that it need not send the message again.
+        """The outcome of QoS 1 and 2 messages is known; each PUBACK or PUBREC leaves when those before it can. Before
+        5.0 there is no refusal: the device is told that it need not send the message again.
         """
-        released = self._window.settle(packet_ids, reason_code if self.version == MQTT_5_0 else ReasonCode.SUCCESS)
-        if released:
+        window = self._window
+        released = window.settle(packet_ids, reason_code if self.version == MQTT_5_0 else ReasonCode.SUCCESS)
+        if released and not window.has_exactly_once:
             self._out.append(encode_pubacks(released))
+            return
+        for packet_id, reason in released:
+            pubrec = window.receive_of(packet_id, refused=reason >= ReasonCode.UNSPECIFIED_ERROR)
+            packet_type = packets.PUBREC if pubrec else packets.PUBACK
+            self._out.append(encode_ack(packet_type, packet_id, reason, self.version))
 
     def acknowledge_subscribe(self, packet_id: int, reason_codes: list[int]) -> None:
         """One reason code for each topic filter [MQTT-3.8.4-5]; before 5.0 every refusal is 0x80."""
         if self.version < MQTT_5_0:
             reason_codes = [min(code, ReasonCode.UNSPECIFIED_ERROR) for code in reason_codes]
+        if self.version == packets.MQTT_3_1:
+            # 3.1 has no failure code: the subscription is granted and nothing is ever delivered.
+            reason_codes = [code % ReasonCode.UNSPECIFIED_ERROR for code in reason_codes]
         self._send(Suback(packet_id, reason_codes))
 
     def acknowledge_unsubscribe(self, packet_id: int, reason_codes: list[int]) -> None:
@@ -206,8 +224,29 @@ class ServerProtocol:
             self.refuse_connect(reason_code, detail)
             return
         if self.version == MQTT_5_0:
-            self._send(Disconnect(reason_code))
+            self._explain(Disconnect(reason_code), detail)
         self._close(end_reason(reason_code), detail, with_will=with_will)
+
+    def send_publish(self, message: Publish) -> int | None:
+        """Sends a message to the device; its packet identifier, None at QoS 0. What becomes of it at QoS 1 and 2 is an
+        `Acknowledged` event.
+
+        Raises SessionError: not connected, too large for the device [MQTT-3.1.2-24], or as many in flight as it takes
+        [MQTT-3.3.4-9].
+        """
+        if self.state != CONNECTED:
+            raise SessionError("not connected")
+        window = self._send_window()
+        if message.qos and window.full:
+            raise SessionError("as many messages in flight as the device takes")
+        message.packet_id = window.next_id() if message.qos else 0
+        encoded = encode_packet(message, self.version)
+        if len(encoded) > self._peer_packet_bytes_max():
+            raise SessionError(f"packet of {len(encoded)} bytes, the device takes {self._peer_packet_bytes_max()}")
+        if message.qos:
+            window.open(message.packet_id, message.qos)
+        self._out.append(encoded)
+        return message.packet_id or None
 
     def hold(self) -> None:
         """Sets PUBLISH packets aside until `resume`; PINGREQ is still answered."""
@@ -223,7 +262,7 @@ class ServerProtocol:
     @property
     def resumable(self) -> bool:
         """True when only the window of 3.1.1 held messages back and it has room again."""
-        return self._hold == _HOLD_WINDOW and len(self._window) < self._limits.receive_maximum
+        return self._hold == _HOLD_WINDOW and self._window.unsettled < self._limits.receive_maximum
 
     def data_to_send(self) -> list[bytes]:
         """What is to be written now, in order."""
@@ -240,7 +279,7 @@ class ServerProtocol:
         while self.state <= CONNECTED and framer.next_packet():
             if self.state == AWAITING_CONNECT:
                 self._receive_connect(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
-            elif self._hold or len(window) >= self._hold_at:
+            elif self._hold or window.unsettled >= self._hold_at:
                 self._set_aside(framer, events)
                 if self._held_bytes >= limits.HELD_BYTES_MAX:
                     # The rest waits as it came: set aside, small packets would take fifty times their bytes.
@@ -262,35 +301,53 @@ class ServerProtocol:
         if len(topics) > limits.TOPICS_CACHED_PER_CONNECTION_MAX:
             topics.clear()
         if publish.properties or not publish.topic.raw:
-            self._check_topic(publish.topic, publish.properties)
+            self._resolve_topic(publish)
         if publish.qos and not self._open_window(publish):
             return
         events.append(publish)
 
     def _open_window(self, publish: Publish) -> bool:
-        """False for a retry of what is on its way to Kafka: one acknowledgement answers both."""
+        """False for a message that was received before: it is not handed on again."""
         window = self._window
         packet_id = publish.packet_id
-        if publish.qos == 2:
-            # Maximum QoS 1 was announced [MQTT-3.2.2-11].
-            raise MqttError(ReasonCode.QOS_NOT_SUPPORTED, "QoS 2 is not supported")
         if packet_id in window:
-            if self.version < MQTT_5_0 and publish.dup:
-                return False
-            raise MqttError(ReasonCode.PROTOCOL_ERROR, f"packet identifier {packet_id} is in use")
+            self._receive_again(publish)
+            return False
         if len(window) >= self._limits.receive_maximum and self.version == MQTT_5_0:
             # [MQTT-3.3.4-7]
             raise MqttError(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "more messages in flight than Receive Maximum")
-        window.open(packet_id)
+        window.open(packet_id, publish.qos)
         return True
 
-    def _check_topic(self, topic: TopicName, properties: Properties) -> None:
-        if packets.TOPIC_ALIAS in properties:
-            # Topic Alias Maximum 0 was announced [MQTT-3.3.2-9].
-            raise MqttError(ReasonCode.TOPIC_ALIAS_INVALID, "topic aliases are not supported")
+    def _receive_again(self, publish: Publish) -> None:
+        """The identifier is in use. At QoS 2 that makes it the same message, DUP or not [MQTT-4.3.3-10]; 3.1.1:
+        [MQTT-4.3.3-2]; at QoS 1 a retry has DUP and exists before 5.0 only [MQTT-4.4.0-1].
+        """
+        packet_id = publish.packet_id
+        exactly_once = self._window.is_exactly_once(packet_id)
+        if exactly_once is not (publish.qos == 2) or (
+            publish.qos == 1 and (self.version == MQTT_5_0 or not publish.dup)
+        ):
+            raise MqttError(ReasonCode.PROTOCOL_ERROR, f"packet identifier {packet_id} is in use")
+        if self._window.awaits_release(packet_id):
+            self._out.append(encode_ack(packets.PUBREC, packet_id, ReasonCode.SUCCESS, self.version))
+
+    def _resolve_topic(self, publish: Publish) -> None:
+        """Topic alias [MQTT-3.3.2-8 to -12], and what a client may not say."""
+        topic, properties = publish.topic, publish.properties
         if packets.SUBSCRIPTION_IDENTIFIER in properties:
             # [MQTT-3.3.4-6]
             raise MqttError(ReasonCode.PROTOCOL_ERROR, "PUBLISH from a client has a Subscription Identifier")
+        alias = properties.get(packets.TOPIC_ALIAS)
+        if isinstance(alias, int):
+            if not 0 < alias <= self._limits.topic_alias_maximum:
+                raise MqttError(ReasonCode.TOPIC_ALIAS_INVALID, f"topic alias {alias} is out of range")
+            if self._aliases is None:
+                self._aliases = {}
+            if topic.raw:
+                self._aliases[alias] = topic
+            else:
+                publish.topic = topic = self._aliases.get(alias, topic)
         if not topic.raw:
             # [MQTT-4.7.3-1]
             raise MqttError(ReasonCode.PROTOCOL_ERROR, "topic name is empty")
@@ -305,12 +362,9 @@ class ServerProtocol:
         self.state = CONNECTING
         if packets.AUTHENTICATION_METHOD in connect.properties:
             raise MqttError(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not supported")
-        if connect.will is not None and connect.will.qos == 2 and self.version == MQTT_5_0:
-            # [MQTT-3.2.2-12]
-            raise MqttError(ReasonCode.QOS_NOT_SUPPORTED, "will has QoS 2")
-        if not connect.client_id and not connect.clean_start and self.version < MQTT_5_0:
+        if not connect.client_id and not self._may_be_anonymous(connect):
             # [MQTT-3.1.3-8]
-            raise MqttError(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "empty client identifier without clean session")
+            raise MqttError(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "empty client identifier")
         events.append(connect)
 
     def _receive_other(self, first_byte: int, buffer: bytes, start: int, stop: int, events: list[Event]) -> None:
@@ -329,7 +383,7 @@ class ServerProtocol:
             case Disconnect():
                 self._receive_disconnect(packet)
             case Ack():
-                self._receive_ack(packet)
+                self._receive_ack(packet, events)
             case _:
                 # AUTH without a method [MQTT-4.12.0-7], or what only a server sends.
                 name = type(packet).__name__.upper()
@@ -349,19 +403,32 @@ class ServerProtocol:
         # [MQTT-3.14.4-3]: the will goes with a normal DISCONNECT and only with that.
         self._close(EndReason.NORMAL, "DISCONNECT received", with_will=packet.reason_code != ReasonCode.SUCCESS)
 
-    def _receive_ack(self, packet: Ack) -> None:
-        """Nothing of ours is in flight, so no identifier is known: PUBREL and PUBREC get an answer, the rest none."""
-        if packet.packet_type == packets.PUBREL:
+    def _receive_ack(self, packet: Ack, events: list[Event]) -> None:
+        """An unknown identifier is answered where the standard has an answer, and ignored elsewhere."""
+        packet_type, packet_id = packet.packet_type, packet.packet_id
+        if packet_type == packets.PUBREL:
+            known = self._window.release(packet_id)
+            reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+            self._out.append(encode_ack(packets.PUBCOMP, packet_id, reason, self.version))
+            return
+        refused = packet.reason_code >= ReasonCode.UNSPECIFIED_ERROR
+        done = self._sending.receive(packet_type, packet_id, refused=refused) if self._sending is not None else None
+        if done:
+            events.append(Acknowledged(packet_id, packet.reason_code))
+        elif done is False:
+            # [MQTT-4.3.3-4]
+            self._out.append(encode_ack(packets.PUBREL, packet_id, ReasonCode.SUCCESS, self.version))
+        elif packet_type == packets.PUBREC and self.version == MQTT_5_0 and not refused:
             self._out.append(
-                encode_ack(packets.PUBCOMP, packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND, self.version)
-            )
-        elif packet.packet_type == packets.PUBREC and self.version == MQTT_5_0:
-            self._out.append(
-                encode_ack(packets.PUBREL, packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND, self.version)
+                encode_ack(packets.PUBREL, packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND, self.version)
             )
 
+    def _may_be_anonymous(self, connect: Connect) -> bool:
+        """Whether the server may make up a client identifier: in 5.0, with clean session in 3.1.1, never in 3.1."""
+        return self.version == MQTT_5_0 or (self.version == packets.MQTT_3_1_1 and connect.clean_start)
+
     def _set_aside(self, framer: Framer, events: list[Event]) -> None:
-        if len(self._window) >= self._hold_at:
+        if self._window.unsettled >= self._hold_at:
             self._hold |= _HOLD_WINDOW
         if framer.first_byte >> 4 not in _ORDERED:
             self._receive_packet(framer.first_byte, framer.buffer, framer.start, framer.stop, events)
@@ -376,7 +443,7 @@ class ServerProtocol:
         events: list[Event] = []
         try:
             while self._held and not self._hold and self.state == CONNECTED:
-                if len(self._window) >= self._hold_at:
+                if self._window.unsettled >= self._hold_at:
                     self._hold |= _HOLD_WINDOW
                     break
                 first_byte, body = self._held.popleft()
@@ -398,8 +465,8 @@ class ServerProtocol:
         """Announces what this version lacks, and limits that differ from the standard's defaults."""
         properties: Properties = {
             packets.RECEIVE_MAXIMUM: self._limits.receive_maximum,
-            packets.MAXIMUM_QOS: 1,
             packets.MAXIMUM_PACKET_SIZE: self._limits.publish_bytes_max,
+            packets.TOPIC_ALIAS_MAXIMUM: self._limits.topic_alias_maximum,
             packets.SHARED_SUBSCRIPTION_AVAILABLE: 0,
         }
         if connect.properties.get(packets.SESSION_EXPIRY_INTERVAL):
@@ -412,7 +479,30 @@ class ServerProtocol:
         return properties
 
     def _send(self, packet: packets.Packet) -> None:
-        self._out.append(encode_packet(packet, self.version))
+        """A packet that the device does not take is not sent [MQTT-3.1.2-24]."""
+        encoded = encode_packet(packet, self.version)
+        if len(encoded) <= self._peer_packet_bytes_max():
+            self._out.append(encoded)
+
+    def _explain(self, packet: Connack | Disconnect, detail: str) -> None:
+        """Sends a refusal with its reason in words, where they are wanted [MQTT-3.1.2-29] and fit [MQTT-3.14.2-3]."""
+        wanted = self.connect is None or self.connect.properties.get(packets.REQUEST_PROBLEM_INFORMATION, 1)
+        spoken = replace(packet, properties={packets.REASON_STRING: detail})
+        fits = len(encode_packet(spoken, self.version)) <= self._peer_packet_bytes_max()
+        self._send(spoken if wanted and fits else packet)
+
+    def _peer_packet_bytes_max(self) -> int:
+        return self._peer_maximum(packets.MAXIMUM_PACKET_SIZE, packets.PACKET_BYTES_MAX)
+
+    def _peer_maximum(self, identifier: int, default: int) -> int:
+        """What the device said in CONNECT that it takes."""
+        value = self.connect.properties.get(identifier) if self.connect is not None else None
+        return value if isinstance(value, int) else default
+
+    def _send_window(self) -> SendWindow:
+        if self._sending is None:
+            self._sending = SendWindow(self._peer_maximum(packets.RECEIVE_MAXIMUM, _RECEIVE_MAXIMUM_DEFAULT))
+        return self._sending
 
     def _fail(self, error: MqttError) -> None:
         """The one place where a broken rule becomes an answer."""
@@ -435,3 +525,4 @@ class ServerProtocol:
         self._held = None
         self._held_bytes = 0
         self._topics = {}
+        self._aliases = None

@@ -1,4 +1,4 @@
-"""A connection as a device sees it: bytes split anywhere, what CONNACK promises, answers in the order of questions."""
+"""A connection as a device sees it: bytes however they are split, what CONNACK promises, answers in their order."""
 
 import struct
 
@@ -72,8 +72,8 @@ def test_connack_promises_only_what_is_there(proxy: ProxyProcess) -> None:
     assert (first_byte, body[:2]) == (CONNACK, b"\x00\x00")
     assert set(properties(body[2:])) == {
         ("Receive Maximum", RECEIVE_MAXIMUM),
-        ("Maximum QoS", 1),
         ("Maximum Packet Size", 1_000_000),
+        ("Topic Alias Maximum", 16),
         ("Shared Subscription Available", 0),
         ("Server Keep Alive", 3_600),
     }

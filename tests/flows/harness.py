@@ -9,7 +9,7 @@ from proxy.flows.presence import Presence
 from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.metrics import Metrics
 from proxy.mqtt.encode import encode_packet
-from proxy.mqtt.packets import MQTT_3_1_1, Connect, Disconnect, Publish
+from proxy.mqtt.packets import MQTT_3_1_1, MQTT_5_0, REQUEST_PROBLEM_INFORMATION, Connect, Disconnect, Publish
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
 from proxy.net.listener import Listener
@@ -52,7 +52,7 @@ class Replica:
             Goodbyes(),
             self.metrics,
         )
-        self.listener = Listener(SessionLimits(10, 60, 100_000, 128), 1000, self.gateway, self.uplink.new_client)
+        self.listener = Listener(SessionLimits(10, 60, 100_000, 128, 16), 1000, self.gateway, self.uplink.new_client)
         self.listener.now = self.clock
 
     def count(self, name: str, **labels: str) -> float:
@@ -84,7 +84,9 @@ class Device:
         return self.transport.take()
 
     def connect(self, client_id: str = "device", **fields: Any) -> bytes:
-        """Returns what is written at once."""
+        """Returns what is written at once. It wants no reasons in words, so that answers are a few known bytes."""
+        if self.version == MQTT_5_0:
+            fields.setdefault("properties", {REQUEST_PROBLEM_INFORMATION: 0})
         self.send(encode_packet(Connect(self.version, client_id, **fields), self.version))
         return self.take()
 

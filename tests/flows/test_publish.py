@@ -12,6 +12,7 @@ from proxy.mqtt.encode import encode_packet
 from proxy.mqtt.packets import (
     MQTT_3_1_1,
     MQTT_5_0,
+    PAYLOAD_FORMAT_INDICATOR,
     Publish,
     ReasonCode,
     Subscribe,
@@ -211,6 +212,77 @@ async def test_a_bug_in_one_settlement_leaves_the_others_their_acknowledgements(
     assert devices[1].transport.aborted
     assert replica.listener.bugs == 1
     replica.listener.bugs = 0
+
+
+# ---- QoS 2 ----
+
+
+@BOTH
+async def test_the_pubrec_follows_kafka_and_nothing_is_stored_twice(replica: Replica, version: int) -> None:
+    device = connected(replica, "c1", version)
+    replica.gateway.hold()
+    device.publish(qos=2, packet_id=7)
+    device.publish(qos=2, packet_id=7, dup=True)
+    await turn()
+    assert device.take() == b""
+    replica.gateway.release()
+    await turn()
+    assert device.take() == b"\x50\x02\x00\x07"
+    device.publish(qos=2, packet_id=7, dup=True)
+    device.send(b"\x62\x02\x00\x07")
+    assert device.take() == b"\x50\x02\x00\x07" + b"\x70\x02\x00\x07"
+    await settled(replica)
+    assert values(replica) == [b"x"]
+    assert publishes(replica, "stored", 2) == 1
+    device.publish(payload=b"another", qos=2, packet_id=7)
+    await settled(replica)
+    assert device.take() == b"\x50\x02\x00\x07"
+    assert values(replica) == [b"x", b"another"]
+
+
+async def test_each_message_counts_under_its_qos(replica: Replica) -> None:
+    device = connected(replica)
+    replica.gateway.hold()
+    for packet_id, qos in enumerate([2, 1, 2, 1, 1], start=1):
+        device.publish(qos=qos, packet_id=packet_id)
+    replica.gateway.release()
+    await settled(replica)
+    assert [publishes(replica, "stored", qos) for qos in (0, 1, 2)] == [0, 3, 2]
+    device.publish(topic="elsewhere", qos=2, packet_id=9)
+    await settled(replica)
+    assert [publishes(replica, "unmatched", qos) for qos in (0, 1, 2)] == [0, 0, 1]
+
+
+async def test_what_kafka_can_never_store_at_qos_2(replica: Replica) -> None:
+    """PUBREC says why, and the identifier is free."""
+    device = connected(replica, "c1", MQTT_5_0)
+    replica.gateway.error = GatewayError("no", Refusal.TOO_LARGE)
+    device.publish(qos=2)
+    await settled(replica)
+    assert device.take() == b"\x50\x03\x00\x01" + bytes([ReasonCode.QUOTA_EXCEEDED])
+    replica.gateway.error = None
+    device.publish(qos=2)
+    await settled(replica)
+    assert device.take() == b"\x50\x02\x00\x01"
+    assert (publishes(replica, "refused", 2), publishes(replica, "stored", 2)) == (1, 1)
+
+
+# ---- what 5.0 says of its payload ----
+
+
+@pytest.mark.parametrize(
+    ("indicator", "payload", "stored"),
+    [(1, "gerät".encode(), True), (1, b"\xff", False), (0, b"\xff", True), (1, b"", True), (1, b"a\0b", True)],
+)
+async def test_a_payload_is_what_it_claims_to_be(
+    replica: Replica, indicator: int, payload: bytes, stored: bool
+) -> None:
+    device = connected(replica, "c1", MQTT_5_0)
+    device.publish(payload=payload, properties={PAYLOAD_FORMAT_INDICATOR: indicator})
+    await settled(replica)
+    assert device.take() == puback(1, 0 if stored else ReasonCode.PAYLOAD_FORMAT_INVALID, MQTT_5_0)
+    assert values(replica) == ([payload] if stored else [])
+    assert publishes(replica, "stored" if stored else "invalid") == 1
 
 
 # ---- QoS 0 ----

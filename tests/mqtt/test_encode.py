@@ -55,5 +55,11 @@ def test_many_pubacks_are_the_same_as_one_by_one() -> None:
     assert one_by_one == octets("40 { 0001 } 40 { ffff } 40 { 0007 97 } 40 { 0008 } 40 { 0009 10 }")
 
 
-def test_before_five_an_ack_has_no_reason() -> None:
-    assert encode_ack(packets.PUBACK, 1, 0x97, 4) == octets("40 { 0001 }")
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("packet_type", "first_byte"),
+    [(packets.PUBACK, "40"), (packets.PUBREC, "50"), (packets.PUBREL, "62"), (packets.PUBCOMP, "70")],
+)
+def test_before_five_an_ack_has_no_reason(packet_type: int, first_byte: str, version: int) -> None:
+    assert encode_ack(packet_type, 1, 0x97, version) == octets(f"{first_byte} {{ 0001 [97] }}", version)
+    assert encode_ack(packet_type, 1, 0, version) == octets(f"{first_byte} {{ 0001 }}")

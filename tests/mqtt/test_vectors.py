@@ -48,7 +48,7 @@ def test_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize(
-    ("notation", "three", "five"),
+    ("notation", "four", "five"),
     [
         ("0a ff", b"\x0a\xff", b"\x0a\xff"),
         ('(hi) "é"', b"hi\x00\x02\xc3\xa9", b"hi\x00\x02\xc3\xa9"),
@@ -58,12 +58,18 @@ def test_names_are_unique() -> None:
         ("{ 01 { 02 [{ 03 }] } }", b"\x03\x01\x01\x02", b"\x05\x01\x03\x02\x01\x03"),
     ],
 )
-def test_notation(notation: str, three: bytes, five: bytes) -> None:
-    assert octets(notation, 4) == three
+def test_notation(notation: str, four: bytes, five: bytes) -> None:
+    assert octets(notation, 4) == four
     assert octets(notation, 5) == five
 
 
-@pytest.mark.parametrize("wrong", ["0", "xy", "{ 01", "01 }", "[ 01 | 02 | 03 ]", "{ 01 >", '"open'])
+def test_notation_of_3_1() -> None:
+    assert octets("P [01] [02|03] [02|03|04] [|04]", 3) == b"\x00\x06MQIsdp\x03\x03\x04\x04"
+    assert octets("P [01|02|03]", 4) == b"\x00\x04MQTT\x04\x02"
+    assert octets("P [01|02|03]", 5) == b"\x00\x04MQTT\x05\x01"
+
+
+@pytest.mark.parametrize("wrong", ["0", "xy", "{ 01", "01 }", "[ 01 | 02 | 03 | 04 ]", "{ 01 >", '"open'])
 def test_notation_that_is_wrong(wrong: str) -> None:
     with pytest.raises(ValueError):
         octets(wrong)

@@ -58,7 +58,7 @@ class Net:
         self.raises_in = ""
         limits = SessionLimits(
             connect_timeout_seconds=10, keep_alive_max_seconds=60, publish_bytes_max=100_000,
-            receive_maximum=receive_maximum,
+            receive_maximum=receive_maximum, topic_alias_maximum=0,
         )  # fmt: skip
         self.listener = Listener(limits, connections_max, self.congestion, self._new_handler)
 

@@ -1,10 +1,14 @@
-"""Clients that others wrote publish random bytes through the proxy: all of it is in Kafka, byte for byte, in order."""
+"""Clients that others wrote publish random bytes through the proxy: all of it is in Kafka, byte for byte, in order.
 
+Each connects with every option that it offers: a will, user name and password, in 5.0 properties.
+"""
+
+import json
 import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,6 +20,10 @@ MESSAGES = 1_000
 #: What a client takes is about a second; the machine may be busy.
 TIMEOUT_SECONDS = 120.0
 HERE = Path(__file__).parent
+JARS = HERE.parents[1] / ".cache" / "peers"
+NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
+#: As the scripts say it to the proxy.
+USERNAME, KEEP_ALIVE_SECONDS = "peer", 37
 
 
 class Peer(NamedTuple):
@@ -25,18 +33,28 @@ class Peer(NamedTuple):
     encode: Callable[[bytes], bytes] = lambda payload: payload.hex().encode()
     #: Bytes that its way of reading cannot pass on.
     without: bytes = b""
+    #: What the client speaks: 3 is MQTT 3.1, 4 is 3.1.1, 5 is 5.0.
+    versions: tuple[int, ...] = (4, 5)
+
+
+def java(program: str) -> list[str | Path]:
+    """Java compiles a program of one file when it starts it."""
+    return ["java", "-cp", f"{JARS}/*", HERE / "java" / f"{program}.java"]
 
 
 PEERS = {
-    "paho": Peer([sys.executable, HERE / "publish_paho.py"]),
-    "aiomqtt": Peer([sys.executable, HERE / "publish_aiomqtt.py"]),
+    "paho": Peer([sys.executable, HERE / "publish_paho.py"], versions=(3, 4, 5)),
+    "aiomqtt": Peer([sys.executable, HERE / "publish_aiomqtt.py"], versions=(3, 4, 5)),
     "gmqtt": Peer([sys.executable, HERE / "publish_gmqtt.py"]),
-    "MQTT.js": Peer(["node", HERE / "node" / "publish.js"]),
+    "amqtt": Peer([sys.executable, HERE / "publish_amqtt.py"], versions=(4,)),
+    "MQTT.js": Peer(["node", HERE / "node" / "publish.js"], versions=(3, 4, 5)),
+    "HiveMQ": Peer(java("PublishHiveMq")),
+    "Paho for Java": Peer(java("PublishPaho"), versions=(3, 4, 5)),
     # It takes a line of its standard input as a message, up to the newline or a NUL.
-    "mosquitto_pub": Peer([HERE / "publish_mosquitto.sh"], encode=bytes, without=b"\n\0"),
+    "mosquitto_pub": Peer([HERE / "publish_mosquitto.sh"], encode=bytes, without=b"\n\0", versions=(3, 4, 5)),
 }
 #: mosquitto_pub names the versions its own way.
-MOSQUITTO_VERSIONS = {4: "mqttv311", 5: "mqttv5"}
+MOSQUITTO_VERSIONS = {3: "mqttv31", 4: "mqttv311", 5: "mqttv5"}
 
 
 def random_payloads(seed: str, without: bytes) -> list[bytes]:
@@ -45,12 +63,15 @@ def random_payloads(seed: str, without: bytes) -> list[bytes]:
     return [bytes(byte for byte in payload if byte not in without) or b"-" for payload in payloads]
 
 
+CASES = [(name, version) for name, peer in PEERS.items() for version in peer.versions]
+
+
 @pytest.mark.peers
-@pytest.mark.parametrize("qos", [0, 1], ids=["QoS 0", "QoS 1"])
-@pytest.mark.parametrize("version", [4, 5], ids=["3.1.1", "5.0"])
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("qos", [0, 1, 2], ids=["QoS 0", "QoS 1", "QoS 2"])
+@pytest.mark.parametrize(("name", "version"), CASES, ids=[f"{name} {NAMES[version]}" for name, version in CASES])
 def test_publish(proxy: ProxyProcess, kafka: KafkaBroker, tmp_path: Path, name: str, version: int, qos: int) -> None:
-    peer, client_id = PEERS[name], f"{name}-{version}-{qos}"
+    # MQTT 3.1 takes identifiers of 23 characters at the most.
+    peer, client_id = PEERS[name], f"{name.replace(' ', '')}-{version}-{qos}"
     topic = f"tlink/peers/{client_id}"
     payloads = random_payloads(client_id, peer.without)
     file = tmp_path / "payloads"
@@ -60,12 +81,27 @@ def test_publish(proxy: ProxyProcess, kafka: KafkaBroker, tmp_path: Path, name: 
     with Process(command, tmp_path / "log") as process:
         status = process.wait(TIMEOUT_SECONDS)
         assert status == 0, process.output
-    kafka_topic = f"{proxy.topic_prefix}msg"
 
     def arrived() -> list[bytes | None]:
-        return [record.value for record in kafka.read(kafka_topic) if record.key == topic.encode()]
+        return [record.value for record in kafka.read(f"{proxy.topic_prefix}msg") if record.key == topic.encode()]
 
-    # QoS 1 was acknowledged, so it is there already; QoS 0 is on its way when the client leaves.
+    # QoS 1 and 2 were acknowledged, so they are there already; QoS 0 is on its way when the client leaves.
     if qos == 0:
         wait_until(lambda: len(arrived()) >= MESSAGES, f"{MESSAGES} messages at QoS 0", TIMEOUT_SECONDS)
     assert arrived() == payloads
+    came, went = comings_and_goings(proxy, kafka, client_id)
+    assert (came["username"], came["keepalive"], came["proto_ver"]) == (USERNAME, KEEP_ALIVE_SECONDS, version)
+    assert went["reason"] == "normal"
+    wills = [record for record in kafka.read(f"{proxy.topic_prefix}msg") if record.key == f"{topic}/will".encode()]
+    assert wills == []
+
+
+def comings_and_goings(proxy: ProxyProcess, kafka: KafkaBroker, client_id: str) -> list[dict[str, Any]]:
+    """What the status topic says of a client that came and went once."""
+
+    def told() -> list[dict[str, Any]]:
+        records = kafka.read(f"{proxy.topic_prefix}status")
+        return [json.loads(record.value or b"") for record in records if record.key == client_id.encode()]
+
+    wait_until(lambda: len(told()) >= 2, "it is known that the client has gone", TIMEOUT_SECONDS)
+    return told()

@@ -16,7 +16,7 @@ from tests.support.wire import (
 )
 
 pytestmark = pytest.mark.parametrize("version", VERSIONS)
-WITH_WILL = '10 { "MQTT" V 06 003c [00] "dev" [00] "gone" <> }'
+WITH_WILL = '10 { P 06 003c [00] "dev" [00] "gone" <> }'
 
 
 def asking(version: int, connect: str = CONNECT, **limits: float) -> Session:
@@ -112,7 +112,7 @@ def test_packets_behind_connect_are_never_handled_after_a_refusal(version: int) 
     session = Session(version, connect="")
     session.receive(f'{CONNECT} c0 00 30 {{ "a" [00] }}')
     session.protocol.refuse_connect(ReasonCode.NOT_AUTHORIZED, "not you")
-    session.assert_sent("20 { 00 [87|05] [00] }")
+    session.assert_sent('20 { 00 [87|05] [{ 1f "not you" }] }')
     assert session.receive("c0 00") == []
     assert session.sent() == b""
     assert session.protocol.close_expected
@@ -123,7 +123,7 @@ def test_what_is_wrong_behind_connect_is_found_after_connack(version: int) -> No
     session.receive(f"{CONNECT} c1 00")
     assert not session.protocol.close_expected
     assert session.protocol.accept_connect(Grant()) == []
-    session.assert_sent("20 ?? 00 00 * [e0 { 81 }]")
+    session.assert_sent("20 ?? 00 00 * [e0 ?? 81 *]")
     assert session.protocol.end == EndReason.MALFORMED_PACKET
 
 
@@ -142,30 +142,35 @@ def test_what_waits_for_connack_is_bounded(version: int) -> None:
 
 
 def test_the_limits_that_are_announced(version: int) -> None:
-    session = asking(version, receive_maximum=7, publish_bytes_max=5_000, keep_alive_max_seconds=30)
+    session = asking(
+        version, receive_maximum=7, publish_bytes_max=5_000, topic_alias_maximum=9, keep_alive_max_seconds=30
+    )
     session.protocol.accept_connect(Grant())
-    session.assert_sent("20 { 00 00 [{ 21 0007 24 01 27 00001388 2a 00 13 001e }] }")
+    session.assert_sent("20 { 00 00 [{ 21 0007 27 00001388 22 0009 2a 00 13 001e }] }")
 
 
 def test_an_assigned_client_identifier(version: int) -> None:
-    session = asking(version, '10 { "MQTT" V 02 003c [00] "" }')
+    """3.1 has to say one."""
+    session = asking(version, '10 { P 02 003c [00] [""|""|"dev"] }')
     session.protocol.accept_connect(Grant(assigned_client_id="mqk-7"))
     session.assert_sent('[20 ?? 00 00 * 12 "mqk-7"|20 02 00 00]')
 
 
+@proves("3.1.1:MQTT-3.2.2-2", "5.0:MQTT-3.2.2-3")
 def test_session_present(version: int) -> None:
-    session = asking(version, '10 { "MQTT" V 00 003c [00] "dev" }')
+    """3.1 has no such flag."""
+    session = asking(version, '10 { P 00 003c [00] "dev" }')
     session.protocol.accept_connect(Grant(session_present=True))
-    session.assert_sent("20 ?? 01 00 *")
+    session.assert_sent("20 ?? [01|01|00] 00 *")
 
 
 def test_the_size_limit_of_connect_ends_with_it(version: int) -> None:
-    session = Session(version, connect='10 { "MQTT" V 02 003c [00] <(x)*2000> }', publish_bytes_max=1_000)
+    session = Session(version, connect="10 { P 02 003c [00] <(x)*2000> }", publish_bytes_max=1_000)
     assert session.protocol.state == CONNECTED
     assert session.receive("30 e507") == []  # 997 bytes and a header of three.
-    session = Session(version, connect='10 { "MQTT" V 02 003c [00] <(x)*2000> }', publish_bytes_max=1_000)
+    session = Session(version, connect="10 { P 02 003c [00] <(x)*2000> }", publish_bytes_max=1_000)
     assert session.receive("30 e607") == []
-    session.assert_sent("[e0 { 95 }]")
+    session.assert_sent("[e0 ?? 95 *]")
     assert session.protocol.end == EndReason.PACKET_TOO_LARGE
 
 
@@ -191,12 +196,19 @@ REFUSALS = [
 ]
 
 
-@proves("3.1.1:MQTT-3.2.2-4", "3.1.1:MQTT-3.2.2-5", "5.0:MQTT-3.2.2-6", "5.0:MQTT-3.2.2-7")
+@proves(
+    "3.1.1:MQTT-3.2.2-4",
+    "3.1.1:MQTT-3.2.2-5",
+    "5.0:MQTT-3.2.2-6",
+    "5.0:MQTT-3.2.2-7",
+    "5.0:MQTT-3.1.3-8",
+    "5.0:MQTT-3.1.4-2",
+)
 @pytest.mark.parametrize(("reason", "return_code"), REFUSALS)
 def test_refused(version: int, reason: ReasonCode, return_code: int) -> None:
     session = asking(version, WITH_WILL)
     session.protocol.refuse_connect(reason, "because")
-    session.assert_sent(f"20 {{ 00 [{reason:02x}|{return_code:02x}] [00] }}")
+    session.assert_sent(f'20 {{ 00 [{reason:02x}|{return_code:02x}] [{{ 1f "because" }}] }}')
     assert session.protocol.close_expected
     assert session.protocol.detail == "because"
     assert not session.protocol.with_will
@@ -221,7 +233,7 @@ def test_any_reason_becomes_one_that_connack_has(version: int, reason: ReasonCod
 def test_never_disconnect_before_connack(version: int, reason: ReasonCode) -> None:
     session = asking(version)
     session.protocol.disconnect(reason, "go")
-    session.assert_sent("20 { 00 [88|03] [00] }")
+    session.assert_sent('20 { 00 [88|03] [{ 1f "go" }] }')
     assert session.protocol.close_expected
 
 
@@ -230,8 +242,49 @@ def test_never_disconnect_before_connack(version: int, reason: ReasonCode) -> No
 def test_a_second_connect_is_a_protocol_error_whatever_is_in_it(version: int, second: str) -> None:
     session = Session(version)
     session.receive(second)
-    session.assert_sent("[e0 { 82 }]")
+    session.assert_sent("[e0 ?? 82 *]")
     assert session.protocol.end == EndReason.PROTOCOL_ERROR
+
+
+# ---- reasons in words ----
+
+#: What a CONNECT asks for, and whether CONNACK and DISCONNECT say why in words.
+WORDS = [
+    ("00", True),
+    ("{ 17 01 }", True),
+    ("{ 17 00 }", False),
+    ("{ 27 00000010 }", True),
+    ("{ 27 0000000f }", False),
+    ("{ 17 00 27 0000ffff }", False),
+]
+
+
+@proves("5.0:MQTT-3.1.2-24", "5.0:MQTT-3.1.2-29", "5.0:MQTT-3.2.2-19")
+@pytest.mark.parametrize(("asked", "said"), WORDS)
+def test_words_in_connack_are_wanted_and_fit(version: int, asked: str, said: bool) -> None:
+    """CONNACK with this reason string is 16 bytes."""
+    session = asking(version, f'10 {{ P 02 003c [{asked}] "dev" }}')
+    session.protocol.refuse_connect(ReasonCode.NOT_AUTHORIZED, "not you!")
+    session.assert_sent(f"20 {{ 00 [87|05] [{'{ 1f <(not you!)> }' if said else '00'}] }}")
+
+
+@proves("5.0:MQTT-3.1.2-24", "5.0:MQTT-3.1.2-29", "5.0:MQTT-3.14.2-3", "5.0:MQTT-3.14.2-2")
+@pytest.mark.parametrize(("asked", "said"), WORDS)
+def test_words_in_disconnect_are_wanted_and_fit(version: int, asked: str, said: bool) -> None:
+    """DISCONNECT with this reason string is 16 bytes."""
+    session = Session(version, f'10 {{ P 02 003c [{asked}] "dev" }}')
+    session.protocol.disconnect(ReasonCode.SERVER_SHUTTING_DOWN, "goodbye :")
+    session.assert_sent(f"[e0 {{ 8b {'{ 1f <(goodbye :)> }' if said else ''} }}]")
+
+
+@proves("5.0:MQTT-3.1.2-24")
+@pytest.mark.parametrize("size", [1, 2])
+def test_who_takes_no_packet_gets_none(version: int, size: int) -> None:
+    """Only 5.0 can ask for that, and the others hear nothing anyway."""
+    session = Session(version, f'10 {{ P 02 003c [{{ 27 {size:08x} }}] "dev" }}')
+    session.receive("c1 00")
+    assert session.sent() == b""
+    assert session.protocol.end == EndReason.MALFORMED_PACKET
 
 
 # ---- what the application may not do ----

@@ -4,16 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.mqtt.packets import MQTT_3_1_1, MQTT_5_0, ReasonCode
+from proxy.mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
 from proxy.session.events import EndReason
 from tests.support.wire import KEEP_ALIVE_MAX_SECONDS, VERSIONS, Session, proves
 
 each_version = pytest.mark.parametrize("version", VERSIONS)
-WITH_WILL = '10 { "MQTT" V 06 003c [00] "dev" [00] "gone" <> }'
+before_50 = pytest.mark.parametrize("version", [MQTT_3_1, MQTT_3_1_1])
+WITH_WILL = '10 { P 06 003c [00] "dev" [00] "gone" <> }'
 
 
 def connect(keep_alive: int) -> str:
-    return f'10 {{ "MQTT" V 02 {keep_alive:04x} [00] "dev" }}'
+    return f'10 {{ P 02 {keep_alive:04x} [00] "dev" }}'
 
 
 # ---- keep alive ----
@@ -30,7 +31,7 @@ def test_one_and_a_half_times_the_keep_alive(version: int, keep_alive: int) -> N
     assert not session.protocol.close_expected
     session.protocol.tick(due)
     assert session.protocol.close_expected
-    session.assert_sent("[e0 { 8d }]")
+    session.assert_sent("[e0 ?? 8d *]")
     assert session.protocol.end == EndReason.KEEPALIVE_TIMEOUT
 
 
@@ -45,16 +46,18 @@ def test_every_packet_counts_from_its_arrival(version: int, packet: str) -> None
     assert not session.protocol.close_expected
 
 
-def test_no_keep_alive_in_311() -> None:
-    session = Session(MQTT_3_1_1, connect(0))
+@before_50
+def test_no_keep_alive_before_50(version: int) -> None:
+    session = Session(version, connect(0))
     assert session.protocol.next_deadline == float("inf")
     session.protocol.tick(session.now + 1e9)
     assert not session.protocol.close_expected
 
 
-def test_311_keeps_the_keep_alive_it_asked_for() -> None:
+@before_50
+def test_who_comes_before_50_keeps_the_keep_alive_it_asked_for(version: int) -> None:
     """It cannot be told another."""
-    session = Session(MQTT_3_1_1, connect(65_535))
+    session = Session(version, connect(65_535))
     assert session.protocol.next_deadline == session.now + 1.5 * 65_535
 
 
@@ -90,7 +93,14 @@ ENDINGS: list[tuple[str, Callable[[Session], object], EndReason, bool]] = [
 
 
 @each_version
-@proves("3.1.1:MQTT-3.1.2-8", "3.1.1:MQTT-3.1.2-10", "3.1.1:MQTT-3.14.4-3", "5.0:MQTT-3.1.2-8", "5.0:MQTT-3.1.2-10")
+@proves(
+    "3.1.1:MQTT-3.1.2-8",
+    "3.1.1:MQTT-3.1.2-10",
+    "3.1.1:MQTT-3.14.4-3",
+    "5.0:MQTT-3.1.2-8",
+    "5.0:MQTT-3.1.2-10",
+    "5.0:MQTT-3.1.2-7",
+)
 @pytest.mark.parametrize(("name", "end", "reason", "with_will"), ENDINGS, ids=[name for name, *_ in ENDINGS])
 def test_the_will(
     version: int, name: str, end: Callable[[Session], object], reason: EndReason, with_will: bool
@@ -141,7 +151,7 @@ def test_what_came_before_an_error_is_handled(version: int) -> None:
     session = Session(version)
     events = session.receive('32 { "a" 0001 [00] (1) } c1 00 32 { "a" 0002 [00] (2) }')
     assert [event.payload for event in events] == [b"1"]
-    session.assert_sent("[e0 { 81 }]")
+    session.assert_sent("[e0 ?? 81 *]")
 
 
 @each_version
@@ -172,11 +182,11 @@ def test_what_comes_after_the_end_is_not_kept(version: int) -> None:
 
 @proves("5.0:MQTT-3.14.2-1", "5.0:MQTT-4.13.2-1")
 @pytest.mark.parametrize("reason", [0x80, 0x82, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x96, 0x97, 0x98, 0x9C, 0xA0])
-def test_50_hears_why_and_311_does_not(reason: ReasonCode) -> None:
+def test_50_hears_why_and_others_do_not(reason: ReasonCode) -> None:
     for version in VERSIONS:
         session = Session(version)
         session.protocol.disconnect(reason, "because")
-        session.assert_sent(f"[e0 {{ {reason:02x} }}]")
+        session.assert_sent(f'[e0 {{ {reason:02x} {{ 1f "because" }} }}]')
         assert session.protocol.close_expected
         assert session.protocol.detail == "because"
 
@@ -186,11 +196,11 @@ def test_50_hears_why_and_311_does_not(reason: ReasonCode) -> None:
 
 @each_version
 def test_suback_of_the_application(version: int) -> None:
-    """In 3.1.1 every refusal is 0x80 [MQTT-3.9.3-2]."""
+    """In 3.1.1 every refusal is 0x80 [MQTT-3.9.3-2]; 3.1 has no refusal."""
     session = Session(version)
     session.receive('82 { 0007 [00] "a" 00 "b" 01 "c" 02 "d" 00 }')
     session.protocol.acknowledge_subscribe(7, [0, 1, 2, 0x97])
-    session.assert_sent("90 { 0007 [00] 00 01 02 [97|80] }")
+    session.assert_sent("90 { 0007 [00] 00 01 02 [97|80|00] }")
 
 
 @each_version

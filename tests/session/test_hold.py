@@ -11,7 +11,7 @@ from proxy.session.protocol import ServerProtocol
 from tests.support.wire import CONNECT, RECEIVE_MAXIMUM, VERSIONS, Session, proves
 
 each_version = pytest.mark.parametrize("version", VERSIONS)
-WITH_WILL = '10 { "MQTT" V 06 003c [00] "dev" [00] "gone" <> }'
+WITH_WILL = '10 { P 06 003c [00] "dev" [00] "gone" <> }'
 
 
 def message(number: int, qos: int = 1) -> str:
@@ -65,6 +65,21 @@ def test_whatever_else_has_an_order_waits_too(version: int) -> None:
 
 
 @each_version
+@proves("3.1.1:MQTT-4.3.3-2", "5.0:MQTT-4.3.3-10")
+def test_pubrel_does_not_overtake_a_repeated_message(version: int) -> None:
+    """Else what was sent again before PUBREL would be a new message when it is handled."""
+    session = Session(version)
+    assert numbers(session.receive(message(1, qos=2))) == [1]
+    session.protocol.settle_publishes([1], 0)
+    session.assert_sent("50 { 0001 }")
+    session.protocol.hold()
+    session.receive(message(1, qos=2) + "62 { 0001 }" + message(1, qos=2))
+    assert session.sent() == b""
+    assert numbers(session.protocol.resume(session.now)) == [1]
+    session.assert_sent("50 { 0001 } 70 { 0001 }")
+
+
+@each_version
 def test_held_again_before_all_was_handled(version: int) -> None:
     session = held(version)
     session.receive(message(1))
@@ -103,7 +118,7 @@ def test_what_is_wrong_is_found_in_its_turn(version: int) -> None:
     session.receive(message(1) + '30 { "a/#" [00] }' + message(2))
     assert not session.protocol.close_expected
     assert numbers(session.protocol.resume(session.now)) == [1]
-    session.assert_sent("[e0 { 90 }]")
+    session.assert_sent("[e0 ?? 90 *]")
     assert session.protocol.close_expected
 
 
@@ -111,7 +126,7 @@ def test_what_is_wrong_is_found_in_its_turn(version: int) -> None:
 def test_what_is_not_set_aside_ends_the_connection_at_once(version: int) -> None:
     session = held(version, WITH_WILL)
     session.receive(message(1) + "c1 00")
-    session.assert_sent("[e0 { 81 }]")
+    session.assert_sent("[e0 ?? 81 *]")
     assert session.protocol.with_will
     assert session.protocol.resume(session.now) == []
 
@@ -210,7 +225,7 @@ def test_a_held_connection_that_is_read_has_its_keep_alive(version: int) -> None
     assert session.protocol.next_deadline == session.now + 90
     session.now += 90
     session.protocol.tick(session.now)
-    session.assert_sent("[e0 { 8d }]")
+    session.assert_sent("[e0 ?? 8d *]")
     assert session.protocol.end == EndReason.KEEPALIVE_TIMEOUT
 
 
@@ -253,7 +268,7 @@ def test_ended_by_us_while_messages_wait(version: int) -> None:
     session = held(version)
     session.receive(message(1))
     session.protocol.disconnect(0x8B, "shutting down")
-    session.assert_sent("[e0 { 8b }]")
+    session.assert_sent("[e0 ?? 8b *]")
     assert session.protocol.resume(session.now) == []
     assert session.protocol.receive_eof() == []
 

@@ -3,7 +3,8 @@
 import pytest
 
 from proxy.mqtt.decode import decode_packet
-from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
+from proxy.mqtt.packets import REASON_STRING, Connect, Publish, Subscribe, Unsubscribe
+from proxy.mqtt.topics import parse_topic_name
 from proxy.session.events import EndReason, end_reason
 from proxy.session.protocol import CLOSED, CONNECTED
 from tests.support.wire import CONNECT, Session, Vector, answer, framed, octets, vectors
@@ -16,8 +17,9 @@ PINGRESP = b"\xd0\x00"
 def session_for(vector: Vector) -> Session:
     """As it is when the vector's packet comes."""
     session = Session(vector.version, connect="")
-    for event in session.protocol.receive_data(vector.after, session.now):
-        answer(session.protocol, event)
+    events = session.protocol.receive_data(vector.after, session.now)
+    while events:
+        events += answer(session.protocol, events.pop(0))
     session.sent()
     return session
 
@@ -27,6 +29,9 @@ def test_is_accepted(vector: Vector) -> None:
     session = session_for(vector)
     framer = framed(vector.data)
     packet = decode_packet(framer.first_byte, framer.buffer, framer.start, framer.stop, vector.version)
+    if vector.means is not None:
+        assert isinstance(packet, Publish)
+        packet.topic = parse_topic_name(vector.means.encode())
     events = session.protocol.receive_data(vector.data, session.now)
     assert events == ([packet] if isinstance(packet, Connect | Publish | Subscribe | Unsubscribe) else [])
     for event in events:
@@ -47,7 +52,7 @@ def test_is_refused(vector: Vector) -> None:
     sent = session.sent()
     assert vector.answer.fullmatch(sent), sent.hex(" ")
     assert session.protocol.state == CLOSED
-    assert session.protocol.detail
+    assert_explained(sent, session)
     if before == CONNECTED:
         assert session.protocol.end == end_reason(vector.reason)
     else:
@@ -57,6 +62,15 @@ def test_is_refused(vector: Vector) -> None:
     for later in (CONNECT, PINGREQ, '30 { "a" [00] }'):
         assert session.receive(later) == []
     assert session.sent() == b""
+
+
+def assert_explained(sent: bytes, session: Session) -> None:
+    """One answer at most, and the words in it are those that go to the log."""
+    assert session.protocol.detail
+    if sent:
+        framer = framed(sent)
+        packet = decode_packet(framer.first_byte, framer.buffer, framer.start, framer.stop, session.protocol.version)
+        assert packet.properties in ({}, {REASON_STRING: session.protocol.detail})
 
 
 def test_reasons_of_vectors_may_stand_in_a_disconnect() -> None:

@@ -12,6 +12,8 @@ from loadtest.codec import encode_length, split_packets
 CONNACK, PUBLISH, PUBACK, SUBACK, UNSUBACK, PINGRESP, DISCONNECT = 0x20, 0x30, 0x40, 0x90, 0xB0, 0xD0, 0xE0
 #: Longer than anything that the proxy answers to takes while Kafka works.
 ANSWER_TIMEOUT_SECONDS = 15.0
+#: Properties of a CONNECT: Request Problem Information 0.
+NO_WORDS = b"\x02\x17\x00"
 
 
 class Packet(NamedTuple):
@@ -68,13 +70,13 @@ class Device:
         password: str | None = None,
         will: Will | None = None,
     ) -> None:
-        """Always with a clean start."""
+        """Always with a clean start, and in 5.0 without reasons in words, so that answers are a few known bytes."""
         flags = 0x02
         payload = text(client_id)
-        properties = b"\x00" if self.version == 5 else b""
+        properties = NO_WORDS if self.version == 5 else b""
         if will is not None:
             flags |= 0x04 | will.retain << 5
-            payload += properties + text(will.topic) + binary(will.payload)
+            payload += (b"\x00" if self.version == 5 else b"") + text(will.topic) + binary(will.payload)
         for flag, value in ((0x80, username), (0x40, password)):
             if value is not None:
                 flags |= flag

@@ -4,6 +4,7 @@
 are made once: making one costs more than an example of it.
 """
 
+import os
 from functools import cache
 from typing import Final
 
@@ -49,9 +50,15 @@ REASON_CODES: Final[dict[int, tuple[int, ...]]] = {
 }  # fmt: skip
 
 
+#: How many times the examples of the core tests; more than once, and they are new ones in every run.
+TIMES: Final = int(os.environ.get("WIRE_EXAMPLES_TIMES", "1"))
+
+
 def examples(count: int) -> settings:
     """So many, and the same ones in every run: a failure is the fault of the change that it comes with."""
-    return settings(max_examples=count, derandomize=True, database=None, deadline=None)
+    return settings(
+        max_examples=count * TIMES, derandomize=TIMES == 1, database=None, deadline=None, print_blob=TIMES > 1
+    )
 
 
 # ---- fields ----

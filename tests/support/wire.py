@@ -9,8 +9,9 @@ Bytes are written as a reader of the standard sees them, blanks anywhere:
     "a/b"    a UTF-8 string: two bytes of length, then the text
     < … >    two bytes of length, then what is inside
     { … }    a variable byte integer with the length, then what is inside
-    [x] [x|y]  x in MQTT 5.0, y (or nothing) in 3.1.1
-    V        the protocol level of CONNECT, 04 or 05
+    [x] [x|y] [x|y|z]  x in MQTT 5.0, y (or nothing) in 3.1.1, z (or what 3.1.1 has) in 3.1
+    P        the protocol name and level of CONNECT: "MQIsdp" 03, "MQTT" 04 or "MQTT" 05
+    V        the protocol level alone
     …*9      the element before it, nine times
     ?? and * in an answer: any byte, any bytes
 """
@@ -31,21 +32,23 @@ from proxy.session.events import Event, Grant, SessionLimits
 from proxy.session.protocol import ServerProtocol
 
 VECTORS: Final = Path(__file__).parent.parent / "vectors"
-VERSIONS: Final = (packets.MQTT_3_1_1, packets.MQTT_5_0)
-STANDARDS: Final = {packets.MQTT_3_1_1: "3.1.1", packets.MQTT_5_0: "5.0"}
+VERSIONS: Final = (packets.MQTT_3_1, packets.MQTT_3_1_1, packets.MQTT_5_0)
+#: 3.1 is no OASIS standard and numbers no statements: its vectors prove none.
+STANDARDS: Final = {packets.MQTT_3_1: "3.1", packets.MQTT_3_1_1: "3.1.1", packets.MQTT_5_0: "5.0"}
 #: The limits that the vectors were written for.
 PACKET_BYTES_MAX: Final = 100_000
 RECEIVE_MAXIMUM: Final = 4
+TOPIC_ALIAS_MAXIMUM: Final = 3
 KEEP_ALIVE_MAX_SECONDS: Final = 3_600
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 #: A client that asks for nothing special.
-CONNECT: Final = '10 { "MQTT" V 02 003c [00] "dev" }'
+CONNECT: Final = '10 { P 02 003c [00] "dev" }'
 
 # ---- the notation ----
 
 _ANY_BYTE: Final = -1
 _ANY_BYTES: Final = -2
-_TOKEN: Final = re.compile(r'\s+|[0-9a-f]{2}|"[^"]*"|\([^)]*\)|\?\?|\*\d+|[*{}<>\[\]|V]')
+_TOKEN: Final = re.compile(r'\s+|[0-9a-f]{2}|"[^"]*"|\([^)]*\)|\?\?|\*\d+|[*{}<>\[\]|PV]')
 
 
 def octets(notation: str, version: int = packets.MQTT_3_1_1) -> bytes:
@@ -101,6 +104,8 @@ def _element(token: str, tokens: list[str], version: int) -> list[int]:
             return _prefixed(list(token[1:-1].encode()))
         case "(":
             return list(token[1:-1].encode())
+        case "P":
+            return [*_prefixed(list(b"MQIsdp" if version == packets.MQTT_3_1 else b"MQTT")), version]
         case "V":
             return [version]
         case "*":
@@ -125,8 +130,12 @@ def _closed(tokens: list[str], version: int, closing: str) -> list[int]:
 
 
 def _choice(tokens: list[str], version: int) -> list[int]:
-    five = _group(tokens, version, "]|")
-    three = _closed(tokens, version, "]") if tokens.pop() == "|" else []
+    five, three, oldest = _group(tokens, version, "]|"), [], None
+    if tokens.pop() == "|":
+        three = _group(tokens, version, "]|")
+        oldest = _closed(tokens, version, "]") if tokens.pop() == "|" else None
+    if version == packets.MQTT_3_1 and oldest is not None:
+        return oldest
     return five if version == packets.MQTT_5_0 else three
 
 
@@ -187,6 +196,8 @@ class Vector:
     packet: dict[str, Any]
     #: Whether encoding the packet gives the same bytes.
     canonical: bool
+    #: The topic name that the session makes of it, where the codec cannot know.
+    means: str | None
     #: The CONNECT before it; empty when there is none.
     after: bytes
     #: What the server sends.
@@ -198,7 +209,20 @@ class Vector:
         return f"{self.packet_type}, {STANDARDS[self.version]}: {self.name}"
 
 
-_KEYS: Final = {"name", "only", "proves", "bytes", "reason", "by", "packet", "canonical", "after", "answer", "end"}
+_KEYS: Final = {
+    "name",
+    "only",
+    "proves",
+    "bytes",
+    "reason",
+    "by",
+    "packet",
+    "canonical",
+    "means",
+    "after",
+    "answer",
+    "end",
+}
 
 
 def vectors() -> list[Vector]:
@@ -218,7 +242,7 @@ def _vectors_of(packet_type: str, line: dict[str, Any], *, refused: bool) -> Ite
     if unknown := line.keys() - _KEYS:
         raise ValueError(f"{packet_type}, {line['name']}: what is {', '.join(unknown)}?")
     ids = line.get("proves", "").split()
-    versions = (line["only"],) if "only" in line else VERSIONS
+    versions = _versions(line)
     if strange := [
         each for each in ids if each not in _STATEMENTS or each[: each.index(":")] not in map(STANDARDS.get, versions)
     ]:
@@ -235,15 +259,22 @@ def _vectors_of(packet_type: str, line: dict[str, Any], *, refused: bool) -> Ite
             line.get("by", "codec"),
             line.get("packet", {}),
             line.get("canonical", True),
+            line.get("means"),
             octets(after, version),
             pattern(line.get("answer", _usual_answer(packet_type, line, after)), version),
             line.get("end"),
         )
 
 
+def _versions(line: dict[str, Any]) -> tuple[int, ...]:
+    only = line.get("only", VERSIONS)
+    return (only,) if isinstance(only, int) else tuple(only)
+
+
 def _usual_answer(packet_type: str, line: dict[str, Any], after: str) -> str:
     if "reason" in line:
-        return f"[e0 {{ {line['reason']:02x} }}]" if after else ""
+        # With a reason string, as CONNECT does not say that it wants none.
+        return f"[e0 ?? {line['reason']:02x} ?? 1f *]" if after else ""
     return "20 ?? 00 00 *" if packet_type == "CONNECT" else ""
 
 
@@ -292,6 +323,7 @@ def session_limits(**changed: float) -> SessionLimits:
             "keep_alive_max_seconds": KEEP_ALIVE_MAX_SECONDS,
             "publish_bytes_max": PACKET_BYTES_MAX,
             "receive_maximum": RECEIVE_MAXIMUM,
+            "topic_alias_maximum": TOPIC_ALIAS_MAXIMUM,
         }
         | changed
     )

@@ -35,6 +35,8 @@ class FakeKafka:
         #: While it is not set, `send_batch` waits for it before it does anything.
         self.metadata = asyncio.Event()
         self.metadata.set()
+        #: So many cancellations of that wait go unheard, as with `asyncio.wait_for` when an answer comes with them.
+        self.deaf = 0
         #: While it is not set, no producer starts.
         self.up = asyncio.Event()
         self.up.set()
@@ -119,7 +121,7 @@ class FakeProducer:
         kafka = self._kafka
         assert self.started
         assert not self.stopped
-        await kafka.metadata.wait()
+        await self._wait_for_metadata()
         if kafka.not_taken:
             raise kafka.not_taken.popleft()
         sent = (topic, partition, batch.values)
@@ -131,6 +133,15 @@ class FakeProducer:
         if not kafka.silent:
             kafka.answer(kafka.answers.popleft() if kafka.answers else None, -1)
         return future
+
+    async def _wait_for_metadata(self) -> None:
+        try:
+            await self._kafka.metadata.wait()
+        except asyncio.CancelledError:
+            if not self._kafka.deaf:
+                raise
+            self._kafka.deaf -= 1
+            await self._wait_for_metadata()
 
     async def _close_connections(self) -> None:
         self.cut_off = True

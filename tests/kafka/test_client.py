@@ -330,6 +330,35 @@ async def test_topics_beyond_the_bound_share_producers(fake: FakeKafka, start_ga
     assert [producer.options["max_batch_size"] for producer in smaller] == [50_000 - limits.KAFKA_FRAMING_BYTES]
 
 
+async def test_a_batch_waits_as_long_as_the_pace_says(fake: FakeKafka, start_gateway: StartGateway) -> None:
+    class Pace:
+        def delay(self, now: float) -> float:
+            return 0.05
+
+    gateway, outcomes = await start_gateway({"up": 1}), Outcomes()
+    gateway.pace = Pace()  # type: ignore[assignment]
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    send(gateway, "up", b"key", outcomes, [1])
+    await settled(gateway)
+    assert loop.time() - began >= 0.05
+
+
+async def test_the_hard_mark_is_left_as_soon_as_there_is_room(fake: FakeKafka, start_gateway: StartGateway) -> None:
+    gateway, outcomes = await start_gateway({"up": 2}, queue_bytes_max=10_000), Outcomes()
+    fake.silent = True
+    gateway.enqueue(gateway.destination("up", KEY_0), bytes(3_000), [], outcomes, 1)
+    gateway.enqueue(gateway.destination("up", KEY_1), bytes(8_000), [], outcomes, 2)
+    await until(lambda: len(fake.in_flight) == 2, "both are on their way")
+    assert (gateway.congested, gateway.full) == (True, True)
+    fake.answer()
+    await until(lambda: outcomes.stored == [1], "the smaller one is stored")
+    assert (gateway.congested, gateway.full) == (True, False)
+    fake.answer()
+    await settled(gateway)
+    assert (gateway.congested, gateway.full) == (False, False)
+
+
 async def test_a_batch_is_bounded_in_records_and_in_bytes(fake: FakeKafka, start_gateway: StartGateway) -> None:
     gateway, outcomes = await start_gateway({"up": 1}), Outcomes()
     send(gateway, "up", b"key", outcomes, range(limits.BATCH_RECORDS_MAX + 1))
@@ -576,7 +605,7 @@ async def test_the_gateway_keeps_asking_whatever_is_answered(
 
 
 async def test_a_recipient_may_write_to_a_new_partition_when_it_is_told(
-    fake: FakeKafka, start_gateway: StartGateway, clock: Clock
+    fake: FakeKafka, start_gateway: StartGateway, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Replying:
         def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
@@ -590,6 +619,7 @@ async def test_a_recipient_may_write_to_a_new_partition_when_it_is_told(
     clock.seconds += 11
     fake.up.set()
     await until(lambda: sorted(replies.stored) == [0, 1], "both replies are stored")
+    assert "failed" not in caplog.text
 
 
 async def test_kafka_counts_as_silent_when_nothing_has_answered_for_a_while(
@@ -666,6 +696,7 @@ async def test_start_names_the_setting_for_which_a_topic_cannot_be_created(
     with pytest.raises(ConfigError, match=f"topic new cannot be created: {code.__name__}") as error:
         await start_gateway({}, "new")
     assert error.value.setting == setting
+    assert [admin.closed for admin in fake.admins] == [True]
 
 
 async def test_start_names_the_topics_that_may_not_be_seen(fake: FakeKafka, start_gateway: StartGateway) -> None:
@@ -684,6 +715,8 @@ async def test_start_loses_no_race_for_a_topic(fake: FakeKafka, start_gateway: S
 
 async def test_stop_waits_for_nobody(fake: FakeKafka, start_gateway: StartGateway) -> None:
     gateway, outcomes = await start_gateway({"up": 2, "status": 1}), Outcomes()
+    send(gateway, "up", KEY_1, outcomes, [0])
+    await settled(gateway)
     fake.silent = True
     send(gateway, "up", KEY_0, outcomes, [1])
     await until(lambda: len(fake.in_flight) == 1, "one is on its way")
@@ -692,10 +725,24 @@ async def test_stop_waits_for_nobody(fake: FakeKafka, start_gateway: StartGatewa
     await until(lambda: len(fake.producers) == 2, "another producer is about to start")
     assert await gateway.flush(0) == 2
     await asyncio.wait_for(gateway.stop(), 1.0)
-    assert outcomes.order == []
     assert [producer.stopped for producer in fake.producers] == [True, True]
-    send(gateway, "up", KEY_0, outcomes, [3])  # A straggler does no harm.
-    assert outcomes.order == []
+    send(gateway, "up", KEY_0, outcomes, [3])  # Stragglers do no harm.
+    send(gateway, "up", KEY_1, outcomes, [4])
+    assert outcomes.order == [0]
+
+
+async def test_stop_cancels_until_it_is_heard(
+    fake: FakeKafka, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PRODUCER_STOP_SECONDS_MAX", 0.05)
+    gateway, outcomes = await start_gateway({"up": 1}), Outcomes()
+    fake.deaf = 1
+    fake.metadata.clear()
+    send(gateway, "up", b"key", outcomes, [1])
+    await until(lambda: bool(gateway._workers["up", 0]._in_flight), "the record is handed over")
+    async with asyncio.timeout(1.0):
+        await gateway.stop()
+    assert fake.deaf == 0
 
 
 async def test_a_stop_that_hangs_is_given_up(

@@ -25,6 +25,8 @@ JARS = Path(__file__).parents[2] / ".cache"
 START_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 60.0
 REQUEST_TIMEOUT_SECONDS = 10.0
+#: What a broker, or the client that asked it, says of a partition that will be there in a moment.
+NOT_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError._UNKNOWN_PARTITION)
 #: For one node: nothing is replicated, nothing is deleted, no topic appears by itself, groups wait for no more members.
 SETTINGS = {
     "process.roles": "broker,controller",
@@ -239,8 +241,8 @@ def _offsets(consumer: Consumer, topic: str, partition: int, timeout_seconds: fl
         try:
             return consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout_seconds)
         except KafkaException as error:
-            # A topic is listed a moment before the broker leads all its partitions.
-            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+            # A topic is listed a moment before the broker leads all its partitions, after a restart too.
+            if error.args[0].code() not in NOT_YET or time.monotonic() > deadline:
                 raise
         time.sleep(POLL_SECONDS)
 

@@ -135,6 +135,7 @@ class AioKafkaGateway:
         ]
 
     async def flush(self, timeout_seconds: float) -> int:
+        self.drop_withdrawn()
         deadline = self.now() + timeout_seconds
         while self._unsettled() and self.now() < deadline:  # noqa: ASYNC110 - an event would cost each record something
             await asyncio.sleep(limits.FLUSH_POLL_SECONDS)
@@ -205,24 +206,20 @@ class AioKafkaGateway:
         self._last_answer = self.now()
 
     def drop_withdrawn(self) -> None:
-        """Takes out what belongs to closed connections. A batch on its way may still come back: its recipients are
-        remembered until it is settled.
-        """
-        if not self._withdrawn:
-            return
-        flying: set[Recipient] = set()
-        for worker in list(self._workers.values()):
-            self._forget(worker.queue.remove(self._withdrawn))
-            flying |= worker.recipients()
-        self._withdrawn &= flying
+        """Takes out what belongs to closed connections."""
+        if self._withdrawn:
+            for worker in list(self._workers.values()):
+                self.forget(worker.withdraw(self._withdrawn))
+            self._withdrawn.clear()
 
     def settle(self, entries: list[Entry], error: GatewayError | None) -> None:
         """Tells everyone who waits for one of these records."""
         for bug in settle_entries(entries, error, self.now()):
             log.error("a recipient failed", exc_info=bug)
-        self._forget(entries)
+        self.forget(entries)
 
-    def _forget(self, entries: list[Entry]) -> None:
+    def forget(self, entries: list[Entry]) -> None:
+        """These no longer wait."""
         self._queued_bytes -= sum([entry[6] for entry in entries])
         if self.congested:
             self.full = self._queued_bytes > self.settings.queue_bytes_max
@@ -330,6 +327,8 @@ class _PartitionWorker:
         self._in_flight: list[Entry] = []
         #: How many of that batch have been told.
         self._told_late = 0
+        #: Whose connection has closed since that batch left.
+        self._withdrawn: set[Recipient] = set()
         #: So many records go one by one, to find out which of them Kafka refuses.
         self._singly = 0
         #: The records at the head have been sent again after a producer had lost its place.
@@ -340,9 +339,12 @@ class _PartitionWorker:
     def unsettled(self) -> int:
         return len(self.queue) + len(self._in_flight)
 
-    def recipients(self) -> set[Recipient]:
-        """Who waits for the batch that is on its way."""
-        return {entry[3] for entry in self._in_flight}
+    def withdraw(self, recipients: set[Recipient]) -> list[Entry]:
+        """Takes out what belongs to these recipients. What is on its way cannot be called back, but should it come back
+        by itself it is not sent again.
+        """
+        self._withdrawn.update(entry[3] for entry in self._in_flight if entry[3] in recipients)
+        return self.queue.remove(recipients)
 
     def age(self, now: float) -> float:
         """Seconds that the oldest unsettled record has waited."""
@@ -413,6 +415,7 @@ class _PartitionWorker:
             await self._settle_batch(producer, future)
         finally:
             self._told_late = 0
+            self._withdrawn.clear()
 
     def _has_leader(self, producer: Producer) -> bool:
         """Without a leader aiokafka would ask for metadata without pause, and a partition that it has not heard of yet
@@ -467,11 +470,11 @@ class _PartitionWorker:
         refusal = _REFUSED.get(type(error))
         if isinstance(error, _ONCE_MORE) and not self._resent:
             self._resent = True
-            self.queue.put_back(landed)
+            self._put_back(landed)
         elif isinstance(error, _ONE_TO_BLAME) and len(landed) + self._told_late > 1:
             gateway.directory.forget_limits()
             self._singly = len(landed)
-            self.queue.put_back(landed)
+            self._put_back(landed)
         else:
             self._went_through()
             said = f"{self.topic}: {error!r}" if refusal else f"{self.topic}: outcome unknown: {error!r}"
@@ -479,11 +482,18 @@ class _PartitionWorker:
 
     async def _offer_again(self, producer: Producer, error: Exception) -> None:
         """`send_batch` itself refused: nothing was handed over, so the records go back and are offered again."""
-        self.queue.put_back(self._land())
+        self._put_back(self._land())
         log.warning("batch not taken", extra={"topic": self.topic, "partition": self.partition, "error": repr(error)})
         if not isinstance(error, _NOT_TAKEN):
             producer.retired = True
         await asyncio.sleep(limits.RETRY_SECONDS)
+
+    def _put_back(self, landed: list[Entry]) -> None:
+        """What was certainly not written is first in the queue again, unless it was withdrawn meanwhile."""
+        if self._withdrawn:
+            self._gateway.forget([entry for entry in landed if entry[3] in self._withdrawn])
+            landed = [entry for entry in landed if entry[3] not in self._withdrawn]
+        self.queue.put_back(landed)
 
     def _land(self) -> list[Entry]:
         landed, self._in_flight = self._in_flight, []

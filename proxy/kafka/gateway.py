@@ -77,7 +77,9 @@ class KafkaGateway(Protocol):
         ...
 
     def withdraw(self, recipient: Recipient) -> None:
-        """Forgets the records of this recipient that were not yet handed to the client library; nobody is told."""
+        """Forgets the records of a recipient that sends no more, as far as they were not yet handed to the client
+        library; nobody is told.
+        """
         ...
 
     def status(self) -> GatewayStatus: ...

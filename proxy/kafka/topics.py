@@ -155,7 +155,9 @@ class TopicDirectory:
             if error is kafka_errors.TopicAuthorizationFailedError:
                 hidden.append(topic)
             elif error is kafka_errors.UnknownTopicOrPartitionError:
-                self.missing.add(topic)
+                if self._partitions[topic] and topic not in self.missing:
+                    log.error("topic is gone, and with it what was acknowledged", extra={"topic": topic})
+                    self.missing.add(topic)
             elif count:
                 self.missing.discard(topic)
                 self.changed |= self._partitions[topic] != count

@@ -6,13 +6,13 @@ Kafka answers is the business of the tests with a broker.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
+from prometheus_client import Counter
 
 from proxy.kafka import client, topics
 
@@ -216,7 +216,7 @@ class FakeAdmin:
             raise self._kafka.admin_error
 
 
-def told(counter: Callable[[], Any]) -> float:
-    """The value of a Prometheus counter."""
-    [metric] = counter.collect()  # type: ignore[attr-defined]
-    return float(next(sample.value for sample in metric.samples if sample.name.endswith("_total")))
+def told(counter: Counter) -> float:
+    """What a Prometheus counter shows."""
+    [metric] = counter.collect()
+    return next(sample.value for sample in metric.samples if sample.name.endswith("_total"))

@@ -83,7 +83,8 @@ def test_the_partition_exists_and_is_below_256(key: bytes, partitions: int) -> N
 def test_what_moves_into_a_batch_leaves_from_the_head() -> None:
     outcomes = Outcomes()
     queue = queue_of(*(entry(token, outcomes, taken_at=token / 8) for token in range(5)))
-    builder, taken = Builder(10), []
+    builder = Builder(10)
+    taken: list[Entry] = []
     queue.move(taken, builder.append, 1_000_000.0, 3)
     assert tokens(taken) == [0, 1, 2]
     assert builder.taken == [

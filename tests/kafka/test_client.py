@@ -425,7 +425,7 @@ async def test_records_that_are_overdue_are_told_and_the_batch_keeps_its_slot(
     assert gateway.status().queued_bytes == 0
     assert gateway.status().oldest_age_seconds == 0
     send(gateway, "up", b"key", outcomes, [4])
-    await until(lambda: gateway.metrics.overdue._value.get() == 3, "they are counted")
+    await until(lambda: told(gateway.metrics.overdue) == 3, "they are counted")
     assert len(fake.sent) == 1  # The fourth would overtake what may still be written.
     fake.silent = False
     fake.answer()
@@ -513,7 +513,7 @@ async def test_nobody_is_blamed_for_a_neighbour_that_was_told_before(
 
 
 async def test_a_topic_that_is_gone_at_the_deadline_refuses(
-    fake: FakeKafka, start_gateway: StartGateway, clock: Clock
+    fake: FakeKafka, start_gateway: StartGateway, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway, outcomes = await start_gateway({"up": 1, "status": 1}, delivery_timeout_seconds=10), Outcomes()
     fake.not_taken.extend([kafka_errors.UnknownTopicOrPartitionError()] * 1000)
@@ -523,6 +523,7 @@ async def test_a_topic_that_is_gone_at_the_deadline_refuses(
     await until(lambda: gateway.directory.missing == {"up"}, "the gateway has seen that the topic is gone")
     clock.seconds += 11
     await settled(gateway)
+    assert caplog.text.count("topic is gone, and with it what was acknowledged") == 1
     # What aiokafka calls unknown may only be out of its sight; what Kafka calls so is.
     assert refusals(outcomes) == {1: Refusal.UNKNOWN_TOPIC, 2: None}
     fake.topics["up"] = 1
@@ -560,20 +561,31 @@ async def test_what_was_withdrawn_while_it_was_handed_over_is_not_offered_again(
     fake.metadata.clear()
     send(gateway, "up", b"key", gone, [1])
     send(gateway, "up", b"key", stays, [2])
+    send(gateway, "up", b"key", gone, [3])
     await until(lambda: bool(gateway._workers["up", 0]._in_flight), "they are handed over")
     gateway.withdraw(gone)
-    send(gateway, "up", b"key", gone, [3])
-    looked = len(fake.admins)
-    await gateway._watch()
-    await gateway._watch()
+    await until(lambda: not gateway._withdrawn, "the withdrawal was looked at")
     fake.not_taken.append(kafka_errors.KafkaTimeoutError())
     fake.metadata.set()
     await settled(gateway)
     assert gone.order == []
     assert stays.stored == [2]
     assert fake.values("up") == [b"2"]
-    assert len(fake.admins) == looked
-    assert not gateway._withdrawn
+
+
+async def test_what_was_withdrawn_on_its_way_is_not_sent_again(fake: FakeKafka, start_gateway: StartGateway) -> None:
+    gateway, gone, stays = await start_gateway({"up": 1}), Outcomes(), Outcomes()
+    fake.silent = True
+    send(gateway, "up", b"key", gone, [1])
+    send(gateway, "up", b"key", stays, [2])
+    await until(lambda: len(fake.in_flight) == 1, "they are on their way")
+    gateway.withdraw(gone)
+    fake.silent = False
+    fake.answer(kafka_errors.OutOfOrderSequenceNumber())
+    await settled(gateway)
+    assert gone.order == []
+    assert stays.stored == [2]
+    assert fake.values("up") == [b"2"]
 
 
 async def test_what_was_withdrawn_on_its_way_is_settled(fake: FakeKafka, start_gateway: StartGateway) -> None:

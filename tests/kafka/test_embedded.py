@@ -10,7 +10,6 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from proxy.errors import ProxyError
-from proxy.kafka import embedded
 from proxy.kafka.client import GatewaySettings
 from proxy.kafka.embedded import EmbeddedKafka
 from tests.kafka.conftest import new_gateway
@@ -86,7 +85,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
 
 
 async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ProxyError, match=r"pip install 'mqtt-kafka-proxy\[embedded\]'"):
         await EmbeddedKafka().start(["up"])
 

@@ -181,7 +181,7 @@ async def test_a_gateway_stops_while_kafka_is_frozen(
 
 
 async def test_records_beside_one_that_kafka_refuses_are_stored_in_order(
-    broker: KafkaBroker, start_gateway: StartGateway, topic: str, monkeypatch: pytest.MonkeyPatch
+    broker: KafkaBroker, start_gateway: StartGateway, topic: str
 ) -> None:
     gateway, outcomes = await start_gateway({topic: 3}), Outcomes()
     send(gateway, topic, b"key", outcomes, [0])

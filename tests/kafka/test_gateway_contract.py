@@ -160,22 +160,12 @@ async def test_what_is_withdrawn_is_neither_stored_nor_settled(start_cluster: St
         send(cluster.gateway, topic, b"", gone, [token])  # The other partition.
     cluster.gateway.withdraw(gone)
     cluster.gateway.withdraw(unconcerned)
+    assert await cluster.gateway.flush(0) == 100
     assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
     assert gone.order == []
     assert stays.stored == list(range(1000, 1100))
     assert [record.value for record in cluster.read(topic)] == [b"%d" % token for token in range(1000, 1100)]
     assert cluster.gateway.status().queued_bytes == 0
-
-
-async def test_a_recipient_that_withdrew_may_send_again(start_cluster: StartCluster, topic: str) -> None:
-    cluster = await start_cluster({topic: 1})
-    outcomes = Outcomes()
-    send(cluster.gateway, topic, b"key", outcomes, [1])
-    cluster.gateway.withdraw(outcomes)
-    assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
-    send(cluster.gateway, topic, b"key", outcomes, [2])
-    assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
-    assert outcomes.stored == [2]
 
 
 async def test_a_flush_tells_how_many_records_are_left(start_cluster: StartCluster, topic: str) -> None:

@@ -114,7 +114,7 @@ class BatchPace:
         self.tick_seconds = tick_seconds
 
     def delay(self, now: float) -> float:
-        """Seconds that a batch which is ready now has to wait; 0 counts it as started."""
+        """Seconds that a batch which is ready now has to wait; either way it counts as one of those of this second."""
         theoretical = max(self._theoretical, now)
         self._theoretical = min(theoretical, now + self._burst_seconds) + self._interval
         if theoretical - now > self._burst_seconds:

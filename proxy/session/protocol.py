@@ -140,7 +140,7 @@ class ServerProtocol:
     @property
     def want_read(self) -> bool:
         """False while what was set aside fills its budget: leave the rest to TCP."""
-        if self.state == CONNECTED and not self._hold:
+        if self.undisturbed:
             return True
         return self._held_bytes + self._framer.unread_bytes < limits.HELD_BYTES_MAX or self.state == AWAITING_CONNECT
 

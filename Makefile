@@ -84,8 +84,9 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(JAVA) $(NOD
 	@rm -rf .cache/compile
 	@touch $@
 
-.cache/kafka-%/.complete: tests/kafka/pom.xml tools/fetch-kafka
-	@tools/fetch-kafka $*
+.cache/kafka-%/.complete: tests/kafka/pom.xml tools/fetch-jars
+	@echo "Downloading Kafka $*"
+	@tools/fetch-jars tests/kafka/pom.xml .cache/kafka-$* -Dkafka.version=$*
 	@touch $@
 
 $(JAVA): tests/peers/java/pom.xml tools/fetch-jars

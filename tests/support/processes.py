@@ -149,8 +149,11 @@ class Process:
             self._popen.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: its sockets stay open and say nothing more."""
+        """SIGSTOP: its sockets stay open and say nothing more. Returns when every thread has stopped, because on a busy
+        machine one that runs may go on for some milliseconds.
+        """
         os.killpg(self.pid, signal.SIGSTOP)
+        wait_until(lambda: _threads_stopped(self.pid), f"{self} stands still")
 
     def resume(self) -> None:
         os.killpg(self.pid, signal.SIGCONT)
@@ -172,6 +175,15 @@ def _can_bind(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _threads_stopped(pid: int) -> bool:
+    states = set()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # A thread that has just ended stands still too.
+            # The name, in brackets, may hold anything; the state follows it.
+            states.add(stat.read_text().rpartition(")")[2].split()[0])
+    return states == {"T"}
 
 
 def _group_exists(group: int) -> bool:

@@ -16,8 +16,11 @@ import org.eclipse.paho.mqttv5.common.packet.UserProperty;
 public class PublishPaho {
   static final int KEEP_ALIVE_SECONDS = 37;
   static final int TIMEOUT_MS = 60_000;
-  /** It does not wait when the server's Receive Maximum is reached, so its user has to. The default is 128. */
-  static final int AT_A_TIME = 100;
+  /**
+   * It does not wait when the server's Receive Maximum (128) is reached, so its user has to. What is acknowledged is
+   * counted for a moment longer, so two rounds must fit.
+   */
+  static final int AT_A_TIME = 60;
 
   public static void main(String[] arguments) {
     try {
@@ -51,7 +54,7 @@ public class PublishPaho {
     options.setMqttVersion(version);
     options.setCleanSession(true);
     options.setKeepAliveInterval(KEEP_ALIVE_SECONDS);
-    options.setMaxInflight(2 * AT_A_TIME); // What is acknowledged is counted for a moment longer.
+    options.setMaxInflight(2 * AT_A_TIME);
     options.setUserName("peer");
     options.setPassword("secret".toCharArray());
     options.setWill(topic + "/will", "gone".getBytes(), 1, false);

@@ -101,3 +101,39 @@ LOGINS_REMEMBERED_MAX: Final = 65_536
 # the operator's door
 #: Time for HTTP answers to be read at shutdown.
 ADMIN_STOP_SECONDS_MAX: Final = 2
+
+# the session log
+#: A broker answers a fetch at the latest after this, so a reader that hears nothing for longer knows it is cut off.
+LOG_FETCH_WAIT_MS: Final = 500
+LOG_POLL_MS: Final = 1_000
+#: Of one partition in one answer.
+LOG_FETCH_BYTES: Final = 1_048_576
+#: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.
+LOG_BATCH_RECORDS_MAX: Final = 500
+#: How often a long replay says how far it is.
+REPLAY_PROGRESS_SECONDS: Final = 2.0
+#: A CLAIM that is not read back by then closes its connection; a device waits about as long for its CONNACK.
+CLAIM_SECONDS_MAX: Final = 10.0
+#: How often a replica says that it is alive, and the silence after which the others take it for dead.
+NODE_HEARTBEAT_SECONDS: Final = 2.0
+NODE_SILENCE_SECONDS_MAX: Final = 10.0
+#: A silence of the reader itself after which it counts anew: a broker answers fetches every half second.
+NODE_READER_SILENCE_SECONDS: Final = 2.5
+#: A member of the sweepers' group that is silent so long loses its turn.
+TURN_SESSION_SECONDS: Final = 10.0
+TURN_HEARTBEAT_SECONDS: Final = 3.0
+#: How often work that is a sweeper's is looked for, and its marks are committed.
+SWEEP_SECONDS: Final = 1.0
+#: How often expired sessions are looked for.
+EXPIRY_SWEEP_SECONDS: Final = 60.0
+#: A session is ended by a sweeper this long after its time, so that its clock may differ from Kafka's.
+EXPIRY_MARGIN_SECONDS: Final = 60.0
+#: Entries that a sweep looks at in one turn of the event loop.
+SWEEP_ENTRIES_PER_TURN: Final = 2_000
+#: How often a replica asks how far the others' sweepers have announced.
+MARKS_SECONDS: Final = 5.0
+#: Announcements of one partition that are on their way to Kafka at a time.
+ANNOUNCEMENTS_IN_FLIGHT_MAX: Final = 500
+#: Announcements of one partition that a replica remembers for a sweeper that does not announce them (200 B each). Above
+#: it announces them itself: repeats do no harm, a loss would.
+ANNOUNCEMENTS_KEPT_MAX: Final = 20_000

@@ -260,6 +260,10 @@ class SessionTable:
                 swept += 1
         return swept
 
+    def check(self, client_id: str) -> None:
+        """Looks at one client again, because a record of it was lost on its way to the log."""
+        self._settle(client_id)
+
     def mend(self) -> None:
         """Rule 7: writes views again whose client's last record is stale; for a sweeper that has just become one."""
         for client_id in list(self._stale_last):

@@ -9,8 +9,8 @@ from proxy.errors import GatewayError
 from proxy.kafka.gateway import Destination, Headers, Recipient
 
 #: A record that waits: destination, value, headers, recipient, token, when it was taken (monotonic seconds), its bytes.
-#: A plain tuple, because one is made for each message.
-Entry = tuple[Destination, bytes, Headers, Recipient, int, float, int]
+#: A plain tuple, because one is made for each message. A record without a value is a tombstone of ours.
+Entry = tuple[Destination, bytes | None, Headers, Recipient, int, float, int]
 
 #: Stands behind the last record where a run of records ends: it is nobody's.
 _END: Final[Any] = (None, b"", [], None, 0, 0.0, 0)

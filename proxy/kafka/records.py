@@ -130,13 +130,25 @@ def pack_session(record: SessionRecord) -> bytes:
 def unpack_session(client_id: str, packed: bytes, offset: int, timestamp_ms: int) -> SessionRecord:
     """Raises RecordError."""
     try:
-        fields: list[Any]
-        version, *fields, state, about, will = msgpack.unpackb(packed, strict_map_key=False)
+        (
+            version, kind, node, incarnation, connection, epoch, seq, rel, clean_start, previous, expiry_seconds, reason,
+            state, about, will,
+        ) = msgpack.unpackb(packed, strict_map_key=False)  # fmt: skip
         if version != _VERSION:
             raise RecordError(f"version {version}, this proxy knows {_VERSION}")
         return SessionRecord(
             client_id,
-            *fields,
+            kind,
+            node,
+            incarnation,
+            connection,
+            epoch,
+            seq,
+            rel,
+            clean_start,
+            previous,
+            expiry_seconds,
+            reason,
             None if state is None else SessionState(*state),
             About(*about),
             None if will is None else StoredWill(*will),

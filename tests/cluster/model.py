@@ -375,7 +375,13 @@ class World:
             return
         for replica in self.replicas:
             replica.behind = replica.behind or replica.position < cut
-        if log and log[0].offset < cut and log[0].rel and log[0].state is None and self._tombstone_may_go(log[0], whole):
+        if (
+            log
+            and log[0].offset < cut
+            and log[0].rel
+            and log[0].state is None
+            and self._tombstone_may_go(log[0], whole)
+        ):
             log.pop(0)
         self.log = log
 
@@ -633,7 +639,9 @@ def run(seed: int, rules: Break, seen: Counter[str] | None = None) -> set[str]:
     return world.problems
 
 
-def violations(seeds: Iterable[int], rules: Break, enough: Callable[[Counter[str]], bool] | None = None) -> Counter[str]:
+def violations(
+    seeds: Iterable[int], rules: Break, enough: Callable[[Counter[str]], bool] | None = None
+) -> Counter[str]:
     """What goes wrong, with how often, until it is `enough`; `first seed` tells which schedule to look at."""
     found = Counter[str]()
     for seed in seeds:

@@ -93,6 +93,10 @@ RECORD_OVERHEAD_BYTES: Final = 480
 HEADER_BYTES_MAX: Final = 200_000
 #: Kafka's own framing of a record and a batch, kept free below max.message.bytes.
 KAFKA_FRAMING_BYTES: Final = 1_024
+#: What a dead letter holds of a value that is too large for its topic too: enough to see what it was.
+DEAD_LETTER_VALUE_BYTES_MAX: Final = 65_536
+#: What a dead letter tells of the error; the longest that we write ourselves is some 400 bytes.
+DEAD_LETTER_ERROR_BYTES_MAX: Final = 1_024
 
 # authentication
 #: Cost of a new password: with these two one check takes 5.0 ms of a core (median of 200), 6 MiB while it runs.

@@ -19,7 +19,8 @@ from proxy import limits
 from proxy.clock import wall_ms
 from proxy.errors import ConfigError, GatewayError, Refusal
 from proxy.kafka.batches import BatchPace, Entry, PartitionQueue, md5_partition, settle_entries
-from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Recipient
+from proxy.kafka.dead_letters import DeadLetters
+from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Partitioner, Recipient
 from proxy.kafka.producers import Producer, ProducerSlot
 from proxy.kafka.topics import UNREACHABLE, TopicDirectory
 from proxy.metrics import GatewayMetrics
@@ -91,6 +92,7 @@ class AioKafkaGateway:
         self.full = False
         self.pace = BatchPace(limits.FREE_BATCHES_PER_SECOND, limits.FREE_BATCHES_BURST, limits.BATCH_TICK_SECONDS)
         self.on_relief: Callable[[], object] = lambda: None
+        self.dead_letters: DeadLetters | None = None
         self._queued_bytes = 0
         self._high_bytes = int(settings.queue_bytes_max * limits.HIGH_WATER)
         self._low_bytes = int(settings.queue_bytes_max * limits.LOW_WATER)
@@ -155,12 +157,18 @@ class AioKafkaGateway:
 
     # ---- what the product calls ----
 
-    def destination(self, topic: str, key: bytes) -> Destination:
+    def destination(
+        self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
+    ) -> Destination:
         count = self.directory.partitions(topic)
-        partition = md5_partition(key, self.settings.md5_partitions or count)
-        if partition >= count:
+        if partitioner is None:
+            partition = md5_partition(key, self.settings.md5_partitions or count)
+        else:
+            partition = partitioner(key, count)
+        if not 0 <= partition < count:
             raise GatewayError(f"topic {topic} has {count} partitions, no {partition}", Refusal.UNKNOWN_TOPIC)
-        return Destination(topic, partition, key, self.generation, self._worker(topic, partition).queue)
+        queue = self._worker(topic, partition).queue
+        return Destination(topic, partition, key, self.generation, queue, rule, partitioner)
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises GatewayError: the topic is not known."""
@@ -182,6 +190,10 @@ class AioKafkaGateway:
         if self._queued_bytes > self._high_bytes:
             self.congested = True
             self.full = self._queued_bytes > self.settings.queue_bytes_max
+
+    def fits(self, destination: Destination, value: bytes, headers: Headers) -> bool:
+        """Whether the topic takes this record, as far as is known."""
+        return self.directory.fits(destination, value, headers)
 
     def withdraw(self, recipient: Recipient) -> None:
         """Recipients are collected and their records taken out together, at the next look at the queues: at the latest

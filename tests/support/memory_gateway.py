@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from proxy import limits
 from proxy.errors import GatewayError, Refusal
 from proxy.kafka.batches import Entry, PartitionQueue, md5_partition, settle_entries
-from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Recipient
+from proxy.kafka.dead_letters import DeadLetters
+from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Partitioner, Recipient
 from tests.support.kafka_broker import Record
 
 #: Partitions of a topic unless it is told otherwise.
@@ -45,6 +46,8 @@ class MemoryGateway:
         self.congested = False
         self.full = False
         self.on_relief: Callable[[], object] = lambda: None
+        #: A test that wants dead letters puts `DeadLetters(gateway, topic, counter)` here.
+        self.dead_letters: DeadLetters | None = None
         self._partitions = dict(topics or {})
         self._md5_partitions = md5_partitions
         self._loop = asyncio.get_running_loop()
@@ -80,20 +83,21 @@ class MemoryGateway:
         for topic in topics:
             self._partitions.setdefault(topic, PARTITIONS)
 
-    def destination(self, topic: str, key: bytes) -> Destination:
+    def destination(
+        self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
+    ) -> Destination:
         count = self._partitions.get(topic)
         if count is None:
             raise GatewayError(f"topic {topic} is not known", Refusal.UNKNOWN_TOPIC)
-        partition = md5_partition(key, self._md5_partitions or count)
-        if partition >= count:
+        partition = partitioner(key, count) if partitioner else md5_partition(key, self._md5_partitions or count)
+        if not 0 <= partition < count:
             raise GatewayError(f"topic {topic} has {count} partitions, no {partition}", Refusal.UNKNOWN_TOPIC)
-        return Destination(topic, partition, key, self.generation, self._queue)
+        return Destination(topic, partition, key, self.generation, self._queue, rule, partitioner)
 
     def enqueue(
         self, destination: Destination, value: bytes, headers: Headers, recipient: Recipient, token: int
     ) -> None:
-        record_bytes = len(value) + len(destination.key) + sum(len(name) + len(content) for name, content in headers)
-        if record_bytes > self.record_bytes_max:
+        if not self.fits(destination, value, headers):
             recipient.settle([token], GatewayError("too large", Refusal.TOO_LARGE), 0.0)
             return
         size = destination.bytes + len(value)
@@ -101,6 +105,10 @@ class MemoryGateway:
         self._count(size)
         if self._turn is None and not self._held:
             self._turn = self._loop.call_later(self.delay_seconds, self._take_turn)
+
+    def fits(self, destination: Destination, value: bytes, headers: Headers) -> bool:
+        record_bytes = len(value) + len(destination.key) + sum(len(name) + len(content) for name, content in headers)
+        return record_bytes <= self.record_bytes_max
 
     def withdraw(self, recipient: Recipient) -> None:
         self._count(-sum(entry[6] for entry in self._queue.remove({recipient})))

@@ -91,6 +91,10 @@ TOPIC_REFRESH_SECONDS: Final = 300.0
 RECORD_OVERHEAD_BYTES: Final = 480
 #: Topic name, client id and user name are headers, each at most 64 KiB long, and there are a few short ones.
 HEADER_BYTES_MAX: Final = 200_000
+#: Headers of one record; a 5.0 device can put a hundred thousand user properties into one packet.
+HEADERS_PER_RECORD_MAX: Final = 256
+#: What a header that only one record has costs in memory beside its name and value: a tuple and two objects.
+HEADER_OVERHEAD_BYTES: Final = 160
 #: Kafka's own framing of a record and a batch, kept free below max.message.bytes.
 KAFKA_FRAMING_BYTES: Final = 1_024
 #: What a dead letter holds of a value that is too large for its topic too: enough to see what it was.

@@ -1,6 +1,5 @@
 """Regular expressions of rules, by RE2: its time is linear in the text, so no device can send a name that stops us."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +12,10 @@ class MissingExtraError(Exception):
 
 def _re2() -> Any:
     try:
-        return importlib.import_module("re2")
+        import re2  # noqa: PLC0415 - an extra, needed by rules with a regex alone
     except ImportError:
         raise MissingExtraError("needs an extra: pip install 'mqtt-kafka-proxy[regex]'") from None
+    return re2
 
 
 class Regex:

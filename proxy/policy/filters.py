@@ -13,25 +13,20 @@ _NAMED: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", re.ASCII)
 class Filter:
     """`levels` without their names: a named one is `+` there."""
 
-    __slots__ = ("head", "levels", "names", "text")
+    __slots__ = ("head", "is_exact", "levels", "names", "text")
 
     def __init__(self, text: str, levels: list[str], names: dict[str, int]) -> None:
         self.text = text
         self.levels = levels
         #: Which level has which name.
         self.names = names
+        several, rest = "+" in levels, levels[-1] == "#"
+        #: It takes one name only.
+        self.is_exact = not several and not rest
         #: The text that every name it matches begins with, up to the first wildcard; without one the name itself.
-        self.head = "/".join(levels)
-        wild = next((index for index, level in enumerate(levels) if level in {"+", "#"}), None)
-        if wild is not None:
-            # `a/#` takes `a` too, so its separator is not certain.
-            certain = wild and levels[wild] == "+"
-            self.head = "/".join(levels[:wild]) + ("/" if certain else "")
-
-    @property
-    def is_exact(self) -> bool:
-        """It takes one name only."""
-        return "+" not in self.levels and "#" not in self.levels
+        self.head = (
+            "/".join([*levels[: levels.index("+")], ""]) if several else "/".join(levels[:-1] if rest else levels)
+        )
 
     def matches(self, topic_name: str) -> bool:
         levels = topic_name.split("/", len(self.levels))

@@ -181,21 +181,23 @@ class _Coverage:
     def __init__(self) -> None:
         self._trie = FilterTrie()
         self._rules: list[Rule] = []
-        self._unfiltered: list[Rule] = []
+        #: Rules without a filter by their prefix.
+        self._unfiltered: dict[str, list[Rule]] = {}
 
     def refuse_unreachable(self, rule: Rule) -> None:
         """Adds a rule. Raises ValueError: an earlier one takes everything that it would take, as far as can be told
         without looking into regular expressions.
         """
         beginning = _beginning(rule)
-        for earlier in self._unfiltered:
-            _refuse_if_covered(rule, beginning, earlier)
+        for length in range(len(beginning) + 1):
+            for earlier in self._unfiltered.get(beginning[:length], ()):
+                _refuse_if_covered(rule, beginning, earlier)
         # Without a filter: one that takes what begins with the same whole levels, and more.
         levels = rule.filter.levels if rule.filter is not None else [*beginning.split("/")[:-1], "#"]
         for number in sorted(self._trie.covering(levels)):
             _refuse_if_covered(rule, beginning, self._rules[number])
         if rule.filter is None:
-            self._unfiltered.append(rule)
+            self._unfiltered.setdefault(rule.prefix, []).append(rule)
         else:
             self._trie.add(levels, len(self._rules))
         self._rules.append(rule)

@@ -1,4 +1,4 @@
-"""The command line: `run`, `verify`, `bench`. Flags become settings here and nowhere else.
+"""The command line: `run`, `verify`, `bench`, `routes`. Flags become settings here and nowhere else.
 
 Exit code 0: all well; 1: the server or the check failed; 2: wrong use; 130: interrupted.
 """
@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--kafka-version", default="4.1.0")
     bench.add_argument("--json", metavar="FILE", type=Path, help="write every single measurement there")
     bench.set_defaults(command=_bench)
+    routes = commands.add_parser("routes", help="measure what ten thousand rules cost, without Kafka")
+    routes.set_defaults(command=_routes)
     return parser
 
 
@@ -195,3 +197,11 @@ def _bench(options: argparse.Namespace) -> int:
     from loadtest.bench import run_bench  # noqa: PLC0415  # only here are aiokafka and a Kafka broker needed
 
     return run_bench(options.rounds, options.seconds, options.idle_connections, options.kafka_version, options.json)
+
+
+def _routes(_options: argparse.Namespace) -> int:
+    from loadtest.routes import run_routes  # noqa: PLC0415  # only here is the proxy itself needed
+
+    for name, value in run_routes().items():
+        print(f"{name:24}{value:12.3f}")
+    return 0

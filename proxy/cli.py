@@ -12,6 +12,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,7 +22,7 @@ import proxy
 from proxy.errors import ConfigError, ProxyError
 
 if TYPE_CHECKING:
-    from proxy.config import Loaded, Row
+    from proxy.config import Loaded, Row, Settings
 
 EXIT_FAILED: Final = 1
 EXIT_WRONG_USE: Final = 2
@@ -82,27 +83,31 @@ def _options(
 @app.command()
 def serve(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Run the proxy until it is told to stop."""
-    settings = _load(config, overrides).settings
+    read = partial(_settings, config, overrides, None)
+    settings = read()
     from proxy import node
 
-    raise typer.Exit(node.serve(settings))
+    raise typer.Exit(node.serve(settings, read))
 
 
 @app.command()
 def dev(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Run the proxy on a Kafka that lives in memory."""
-    settings = _load(config, overrides, DEV_SETTINGS).settings
+    read = partial(_settings, config, overrides, DEV_SETTINGS)
+    settings = read()
     from proxy import node
 
-    raise typer.Exit(node.dev(settings))
+    raise typer.Exit(node.dev(settings, read))
 
 
 @app.command("check-config")
 def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Say everything that is wrong with a configuration."""
+    from proxy.node import route_table
     from proxy.policy.authenticators.password_file import read_users
 
     settings = _load(config, overrides).settings
+    route_table(settings)
     for entry in settings.auth.chain:
         users = read_users(entry.path)
         typer.echo(f"{entry.path}: users: {len(users)}")
@@ -175,6 +180,10 @@ def _load(path: Path | None, overrides: Sequence[str] | None, base: Mapping[str,
     from proxy.config import load
 
     return load(path, overrides or (), os.environ, base)
+
+
+def _settings(path: Path | None, overrides: Sequence[str] | None, base: Mapping[str, Any] | None) -> "Settings":
+    return _load(path, overrides, base).settings
 
 
 def _read_password(from_stdin: bool) -> str:

@@ -31,6 +31,20 @@ GOODBYE_TICK_SECONDS: Final = 0.05
 #: Connections that wait in the kernel to be accepted; a fleet that comes back at once is larger than the default 100.
 LISTEN_BACKLOG: Final = 4_096
 
+# routing
+#: Levels of a topic that a rule can speak of: of its filter, and `${topic.N}`; real topics have less than ten.
+TOPIC_LEVELS_NAMED_MAX: Final = 128
+#: The longest name that Kafka gives a topic.
+KAFKA_TOPIC_CHARACTERS_MAX: Final = 249
+#: Rules of one table; with so many a topic name that is seen first costs tens of microseconds.
+ROUTING_RULES_MAX: Final = 20_000
+#: Targets of one rule: each is one more record, and one more that the PUBACK waits for.
+TARGETS_PER_RULE_MAX: Final = 16
+#: Records that the partitioner `sticky` gives one partition before it goes on: enough to fill batches.
+STICKY_RECORDS: Final = 500
+#: What all regular expressions together may use of memory while they are matched; RE2's default for one.
+REGEX_MEMORY_BYTES_MAX: Final = 67_108_864
+
 # the process
 #: Objects made between two looks for garbage in cycles (Python's default, 700, costs a quarter of the CPU of a message
 #: at 1 000 connections); messages leave no cycles behind.
@@ -77,6 +91,10 @@ TOPIC_REFRESH_SECONDS: Final = 300.0
 RECORD_OVERHEAD_BYTES: Final = 480
 #: Topic name, client id and user name are headers, each at most 64 KiB long, and there are a few short ones.
 HEADER_BYTES_MAX: Final = 200_000
+#: Headers of one record; a 5.0 device can put a hundred thousand user properties into one packet.
+HEADERS_PER_RECORD_MAX: Final = 256
+#: What a header that only one record has costs in memory beside its name and value: a tuple and two objects.
+HEADER_OVERHEAD_BYTES: Final = 160
 #: Kafka's own framing of a record and a batch, kept free below max.message.bytes.
 KAFKA_FRAMING_BYTES: Final = 1_024
 #: What a dead letter holds of a value that is too large for its topic too: enough to see what it was.

@@ -107,6 +107,9 @@ class Metrics:
             "mqk_publish_ack_seconds", "From the receipt of a QoS 1 PUBLISH to Kafka's acknowledgement", _ACK_BOUNDS
         )
         self.registry.register(self.ack_seconds)
+        self.reloads = self._counter("mqk_reloads", "Times that rules and password files were read again", "result")
+        for result in ("applied", "refused"):
+            self.reloads.labels(result)
         self.presence = self._counter("mqk_presence_records", "Records for the status topic by outcome", "result")
         build = Gauge("mqk_build_info", "Always 1; the version is the label", ["version"], registry=self.registry)
         build.labels(proxy.__version__).set(1)

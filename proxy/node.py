@@ -13,14 +13,17 @@ from typing import Any
 
 from proxy import limits, logs
 from proxy.admin.app import AdminServer, Check, Views, make_app
-from proxy.clock import monotonic
-from proxy.config import Settings, split_address
+from proxy.clock import monotonic, wall_ms
+from proxy.config import Settings, changed, split_address
 from proxy.errors import ConfigError
 from proxy.flows.drain import drain
+from proxy.flows.explain import Partitions
+from proxy.flows.explain import explain as explain_publish
 from proxy.flows.goodbyes import Goodbyes
+from proxy.flows.headers import HeaderPlan
 from proxy.flows.presence import Presence
+from proxy.flows.reload import Reloader
 from proxy.flows.uplink import Uplink, UplinkSettings
-from proxy.kafka.batches import md5_partition
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.readers import tail
@@ -28,10 +31,15 @@ from proxy.metrics import Metrics
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.authenticators.password_file import PasswordFile
-from proxy.policy.routes import RouteTable, preset_rules
+from proxy.policy.routes import RouteTable
+from proxy.policy.rules import RoutingContext, RuleSpec, compile_routes, preset_specs
+from proxy.policy.templates import Scope
 from proxy.session.events import SessionLimits
 
 log = logging.getLogger(__name__)
+
+#: What SIGHUP puts in force, beside the password files.
+_RELOADED = frozenset({"routing.rules", "routing.preset", "routing.match", "routing.allowed_topics"})
 
 
 class Node:
@@ -40,7 +48,6 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
         self.gateway = AioKafkaGateway(_gateway_settings(settings), self.metrics.gateway)
         self.presence = Presence(
             self.gateway,
@@ -54,11 +61,11 @@ class Node:
             UplinkSettings(
                 settings.node.id,
                 settings.kafka.headers,
-                settings.routing.unmatched == "reject",
+                settings.routing.unmatched,
                 settings.limits.connects_per_second_max,
             ),
-            self.gateway,
-            self.routes,
+            {"": self.gateway},
+            route_table(settings),
             self.chain,
             self.presence,
             Goodbyes(),
@@ -72,18 +79,18 @@ class Node:
         self.admin = AdminServer(
             make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
         )
-        self.started = False
+        self.started = asyncio.Event()
         self._add_gauges()
 
     @property
     def topics(self) -> list[str]:
         """Every Kafka topic that this replica writes to."""
-        return [*self.routes.topics, self.settings.status_topic()]
+        return [*self.uplink.routes.topics(), self.settings.status_topic()]
 
     # ---- what the operator sees ----
 
     def ready(self) -> Check:
-        return Check(self.started, "ready" if self.started else "waiting for kafka")
+        return Check(self.started.is_set(), "ready" if self.started.is_set() else "waiting for kafka")
 
     def checks(self) -> dict[str, Check]:
         status = self.gateway.status()
@@ -129,7 +136,7 @@ class Node:
     async def start(self) -> None:
         """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
         await self.gateway.start(self.topics)
-        self._check_md5_partitions()
+        self._check_md5_partitions(self.topics)
         for listener in self.settings.listeners:
             host, port = split_address(listener.bind)
             try:
@@ -138,12 +145,31 @@ class Node:
                 complaint = f"cannot listen on {listener.bind}: {error.strerror or error}"
                 raise ConfigError("listeners.bind", complaint) from None
             log.info("listening", extra={"host": host, "port": bound})
-        self.started = True
+        self.started.set()
+
+    def reloader(self, read: Callable[[], Settings]) -> Reloader:
+        """What reads the rules and password files again; `read` reads all settings."""
+        files = [each for each in self.chain.authenticators if isinstance(each, PasswordFile)]
+        return Reloader(self.uplink, files, partial(self._read_routes, read), self._prepare_routes, self.metrics)
+
+    def _read_routes(self, read: Callable[[], Settings]) -> RouteTable:
+        """The rules as they are written now, beside all other settings as they were at start."""
+        written = read()
+        later = changed(self.settings, written) - _RELOADED
+        if later:
+            log.warning("changes that count from the next start on", extra={"settings": sorted(later)})
+        return route_table(self.settings.model_copy(update={"routing": written.routing}))
+
+    async def _prepare_routes(self, routes: RouteTable) -> None:
+        added = [topic for topic in routes.topics() if topic not in self.topics]
+        if added:
+            await self.gateway.add_topics(added)
+            self._check_md5_partitions(added)
 
     async def stop(self, drain_seconds: float) -> None:
         """Lets the devices go, empties the queue, ends everything."""
         began = monotonic()
-        if self.started:
+        if self.started.is_set():
             await drain(self.listener, self.uplink, drain_seconds)
         self.listener.stop()
         unsettled = await self.gateway.flush(max(1.0, drain_seconds - (monotonic() - began)))
@@ -151,42 +177,48 @@ class Node:
         self.chain.close()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
-    def _check_md5_partitions(self) -> None:
+    def _check_md5_partitions(self, topics: list[str]) -> None:
         wanted = self.settings.routing.md5_partitions
-        for topic in self.topics if wanted else ():
+        for topic in topics if wanted else ():
             count = self.gateway.partitions(topic)
             if wanted and count < wanted:
                 raise ConfigError("routing.md5_partitions", f"{wanted}, but topic {topic} has {count} partitions")
 
 
-def serve(settings: Settings) -> int:
-    """Runs one replica until SIGTERM or SIGINT; the exit code."""
-    return _run(_serve(settings, _no_companion), settings)
+def serve(settings: Settings, read: Callable[[], Settings]) -> int:
+    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP."""
+    return _run(_serve(settings, read, _no_companion), settings)
 
 
-def dev(settings: Settings) -> int:
+def dev(settings: Settings, read: Callable[[], Settings]) -> int:
     """Runs the proxy on a Kafka that lives in memory and prints what arrives there; the exit code."""
-    return _run(_dev(settings), settings)
+    return _run(_dev(settings, read), settings)
 
 
-def explain(settings: Settings, topic: str, clientid: str, username: str | None) -> dict[str, object]:
-    """What would become of a PUBLISH, without any connection. The partition needs `routing.md5_partitions` or is that
-    of `kafka.partitions`, the count of a topic that we create.
+def explain(settings: Settings, topic: str, clientid: str, username: str | None) -> dict[str, Any]:
+    """What would become of a PUBLISH, without any connection. The partition is that of a topic with `kafka.partitions`
+    partitions, as those that we create, or of `routing.md5_partitions`.
     """
-    routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
-    rule = routes.match(topic)
-    explained: dict[str, object] = {"topic": topic, "clientid": clientid, "username": username}
-    explained["rules"] = [f"{name}: {said}" for name, said in routes.explain(topic)]
-    if rule is None:
-        outcome = "reject" if topic.startswith("$") else settings.routing.unmatched
-        return explained | {"kafka_topic": None, "outcome": outcome}
-    count = settings.routing.md5_partitions or settings.kafka.partitions
-    return explained | {
-        "kafka_topic": rule.topic,
-        "key": topic,
-        "partition": md5_partition(topic.encode(), count),
-        "partitions": count,
-    }
+    routes = route_table(settings)
+    message = Scope(topic, clientid, username, qos=1, ts=wall_ms())
+    plan = HeaderPlan(settings.kafka.headers, settings.node.id)
+    partitions = Partitions(settings.kafka.partitions, settings.routing.md5_partitions)
+    return explain_publish(routes, plan, message, settings.routing.unmatched, partitions)
+
+
+def route_table(settings: Settings) -> RouteTable:
+    """The rules of `[routing]`: those that are written there, else those of the preset. Raises ConfigError."""
+    routing, kafka = settings.routing, settings.kafka
+    context = RoutingContext(
+        prefix=kafka.topic_prefix,
+        node=settings.node.id,
+        internal_prefix=kafka.internal_prefix,
+        allowed_topics=routing.allowed_topics,
+        match_all=routing.match == "all",
+    )
+    # Not `model_dump`, which takes most of a second for ten thousand rules.
+    specs = [RuleSpec(**dict(entry)) for entry in routing.rules]
+    return compile_routes(specs or preset_specs(routing.preset), context)
 
 
 def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
@@ -206,7 +238,9 @@ async def _no_companion(_node: Node) -> None:
     await asyncio.Event().wait()
 
 
-async def _serve(settings: Settings, companion: Callable[[Node], Coroutine[Any, Any, None]]) -> int:
+async def _serve(
+    settings: Settings, read: Callable[[], Settings], companion: Callable[[Node], Coroutine[Any, Any, None]]
+) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
     gc.freeze()
@@ -218,15 +252,19 @@ async def _serve(settings: Settings, companion: Callable[[Node], Coroutine[Any, 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
+    hangup = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     admin = asyncio.create_task(node.admin.run_until_stopped())
     log.info("admin port open", extra={"port": node.admin.port})
     interrupted = asyncio.create_task(signals.get())
     running = asyncio.create_task(_start_and_accompany(node, companion))
+    reloading = asyncio.create_task(_reload_when_told(node, node.reloader(read), hangup))
     try:
         await asyncio.wait((interrupted, running), return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
         running.cancel()
+        reloading.cancel()
         stopping = asyncio.create_task(node.stop(settings.node.drain_seconds))
         again = asyncio.create_task(signals.get())
         await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
@@ -247,15 +285,28 @@ async def _start_and_accompany(node: Node, companion: Callable[[Node], Coroutine
     await companion(node)
 
 
-async def _dev(settings: Settings) -> int:
-    routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
+async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Event) -> None:
+    """SIGHUP. Who says it while it is being obeyed is obeyed once more."""
+    await node.started.wait()
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        try:
+            await reloader.reload()
+        except Exception:
+            log.exception("reload failed")
+
+
+async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     kafka = EmbeddedKafka()
-    await kafka.start([*routes.topics, settings.status_topic()])
-    embedded = settings.kafka.model_copy(
-        update={"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1}
-    )
+    await kafka.start([*route_table(settings).topics(), settings.status_topic()])
+    there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1}
+
+    def embedded(given: Settings) -> Settings:
+        return given.model_copy(update={"kafka": given.kafka.model_copy(update=there)})
+
     try:
-        return await _serve(settings.model_copy(update={"kafka": embedded}), _print_records)
+        return await _serve(embedded(settings), lambda: embedded(read()), _print_records)
     finally:
         await kafka.stop()
 

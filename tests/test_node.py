@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -292,7 +293,7 @@ async def test_settings_reach_their_parts(make: Callable[..., Node]) -> None:
     assert (gateway.client_id, gateway.queue_bytes_max, gateway.acks) == ("mqk-node-7", 2_000_000, "all")
     assert gateway.client == {"security_protocol": "PLAINTEXT"}
     assert replica.listener.session_limits.receive_maximum == 7
-    assert replica.uplink.settings.reject_unmatched
+    assert replica.uplink.settings.unmatched == "reject"
     assert list(replica.uplink.settings.headers) == ["mqtt.qos"]
     make(kafka__unsafe_acks="1", kafka__unsafe_idempotence=False)
     assert Gateway.latest.settings.acks == 1
@@ -318,7 +319,7 @@ async def serving(companion: Any = node._no_companion, **overrides: object) -> "
         nodes.append(replica)
         await companion(replica)
 
-    task = asyncio.create_task(node._serve(settings(**overrides), accompany))
+    task = asyncio.create_task(node._serve(settings(**overrides), partial(settings, **overrides), accompany))
     await until(lambda: nodes or task.done(), "the replica has started")
     return task, nodes
 
@@ -363,7 +364,7 @@ async def test_a_signal_while_it_waits_for_kafka(monkeypatch: pytest.MonkeyPatch
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Gateway, "start", wait)
-    task = asyncio.create_task(node._serve(settings(), node._no_companion))
+    task = asyncio.create_task(node._serve(settings(), settings, node._no_companion))
     await asyncio.wait_for(waiting.wait(), 5)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(task, 5) == 0
@@ -425,26 +426,37 @@ def test_explain_a_topic_that_goes_to_kafka() -> None:
         "clientid": "c1",
         "username": "u",
         "rules": ["ota: matches"],
-        "kafka_topic": "t_ota",
-        "key": "tlink/a/total",
-        "partition": md5_partition(b"tlink/a/total", 12),
-        "partitions": 12,
+        "outcome": "produced",
+        "records": [
+            {
+                "rule": "ota",
+                "cluster": "",
+                "kafka_topic": "t_ota",
+                "refused": None,
+                "key": "tlink/a/total",
+                "partition": md5_partition(b"tlink/a/total", 12),
+                "partitions": 12,
+                "headers": {"mqtt.topic": "tlink/a/total", "mqtt.clientid": "c1"},
+            }
+        ],
     }
 
 
 @pytest.mark.parametrize(
-    ("overrides", "partitions"), [({"kafka__partitions": 3}, 3), ({"routing__md5_partitions": 64}, 64)]
+    ("overrides", "partitions", "hashed"),
+    [({"kafka__partitions": 3}, 3, 3), ({"routing__md5_partitions": 5}, 12, 5)],
 )
-def test_explain_counts_partitions(overrides: dict[str, object], partitions: int) -> None:
+def test_explain_counts_partitions(overrides: dict[str, object], partitions: int, hashed: int) -> None:
     explained = node.explain(settings(**overrides), "tlink/ü", "c1", None)
-    assert explained["partition"] == md5_partition("tlink/ü".encode(), partitions)
-    assert explained["partitions"] == partitions
+    (record,) = explained["records"]
+    assert record["partition"] == md5_partition("tlink/ü".encode(), hashed)
+    assert record["partitions"] == partitions
 
 
-@pytest.mark.parametrize("unmatched", ["drop", "reject"])
+@pytest.mark.parametrize("unmatched", ["drop", "reject", "dead_letter"])
 def test_explain_a_topic_that_goes_nowhere(unmatched: str) -> None:
     explained = node.explain(settings(routing__unmatched=unmatched), "other/x", "c1", None)
-    assert (explained["kafka_topic"], explained["outcome"]) == (None, unmatched)
+    assert (explained["records"], explained["outcome"]) == ([], unmatched)
     assert explained["rules"] == [
         f'{name}: does not begin with "tlink/"' for name in ("ota", "sub_register", "sub_status", "msg")
     ]

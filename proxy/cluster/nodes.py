@@ -1,8 +1,7 @@
 """Which replicas are alive, from their heartbeats in the node registry. Pure: the time comes in.
 
-Rule 7: a node is dead after `NODE_SILENCE_SECONDS_MAX` without a heartbeat by the reader's own clock, counted only while
-this reader's fetches succeed. Rule 8: an incarnation is the offset of its JOIN; the highest of a name is the one that
-counts.
+Rule 7: a node is dead after `NODE_SILENCE_SECONDS_MAX` without a heartbeat by the reader's own clock, counted only
+while this reader's fetches succeed. Rule 8: an incarnation is the offset of its JOIN; the highest of a name counts.
 """
 
 from dataclasses import dataclass

@@ -26,8 +26,8 @@ from proxy.kafka.records import (
     unpack_session,
 )
 
-#: A view as it is kept: rank (epoch, seq, rel), owner, offset, time in ms and session expiry in seconds, then the record
-#: in packed form. The numbers are what is asked often; the rest is decoded when somebody asks.
+#: A view as it is kept: rank (epoch, seq, rel), owner, offset, time in ms and session expiry in seconds, then the
+#: record in packed form. The numbers are what is asked often; the rest is decoded when somebody asks.
 _VIEW: Final = struct.Struct(">QIBIQQI")
 _RANK: Final = struct.Struct(">QIB")
 
@@ -202,7 +202,7 @@ class SessionTable:
         return session.seq
 
     def when_durable(self, session: LocalSession, seq: int, token: Any) -> None:
-        """Rule 9: `durable` is called with `token` as soon as the record `seq` of this connection has been read back."""
+        """Rule 9: `durable` is called with `token` as soon as the record `seq` of this connection is read back."""
         if seq <= session.durable_seq:
             self._port.durable(session, token)
         else:

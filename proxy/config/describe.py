@@ -51,6 +51,8 @@ def _type(field: Mapping[str, Any]) -> str:
         return " | ".join(field.get("enum", [field.get("const")]))
     if field["type"] == "array":
         return "list of tables" if "$ref" in field["items"] else f"list of {_type(field['items'])}"
+    if field["type"] == "object":
+        return f"table of {_type(field['additionalProperties'])}"
     if field["type"] == "integer":
         return f"integer {field['minimum']}..{field.get('maximum', '')}"
     return "true | false" if field["type"] == "boolean" else str(field.get("format", "text"))

@@ -19,7 +19,6 @@ ABSENT_KEYS: Final = frozenset(
         "node.agent_bind",
         "node.workers",
         "node.slot_port_step",
-        "kafka.internal_prefix",
         "kafka.compression",
         "kafka.clusters",
         "kafka.client.sasl_mechanism",
@@ -40,10 +39,6 @@ ABSENT_KEYS: Final = frozenset(
         "limits.bytes_per_second_per_client",
         "auth.bind_client_id",
         "acl",
-        "routing.match",
-        "routing.dead_letter",
-        "routing.allowed_topics",
-        "routing.rules",
         "commands",
         "events",
         "sessions",
@@ -55,7 +50,6 @@ ABSENT_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "kafka.client.security_protocol": ("SSL", "SASL_PLAINTEXT", "SASL_SSL"),
     "listeners.transport": ("websocket",),
     "auth.chain.type": ("http", "jwt", "certificate", "device_signature"),
-    "routing.unmatched": ("dead_letter",),
 }
 
 _SECRET: Final = re.compile(r"password|secret|token|credential|private")

@@ -4,11 +4,20 @@ import ipaddress
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from proxy.limits import KAFKA_FRAMING_BYTES
+from proxy.limits import KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
 
 #: Kafka's own default of max.message.bytes.
 KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
@@ -58,9 +67,27 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     return directory / path
 
 
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+TopicPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._*-]+$", max_length=249)]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "host:port"})]
 Server = Annotated[str, AfterValidator(_server), Field(json_schema_extra={"format": "host:port"})]
-Header = Literal["mqtt.topic", "mqtt.clientid", "mqtt.username", "mqtt.qos", "mqtt.node", "mqtt.packet_id"]
+Header = Literal[
+    "mqtt.topic",
+    "mqtt.clientid",
+    "mqtt.username",
+    "mqtt.qos",
+    "mqtt.node",
+    "mqtt.packet_id",
+    "mqtt.payload_format",
+    "mqtt.message_expiry",
+    "mqtt.content_type",
+    "mqtt.response_topic",
+    "mqtt.correlation_data",
+    "mqtt.user_properties",
+]
 
 
 class _Section(BaseModel):
@@ -97,6 +124,13 @@ class Kafka(_Section):
         pattern=r"^[A-Za-z0-9._-]*$",
         description="What every Kafka topic begins with.",
     )
+    internal_prefix: str = Field(
+        default="_mqk_",
+        min_length=1,
+        max_length=100,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="What the proxy's own topics begin with; no route may reach one.",
+    )
     create_topics: bool = Field(
         default=True,
         description="Create topics that are missing; else start-up names them and the command that creates them.",
@@ -124,7 +158,7 @@ class Kafka(_Section):
     headers: Annotated[list[Header], AfterValidator(_no_repetition)] = Field(
         default=["mqtt.topic", "mqtt.clientid"],
         description="Headers of every record. mqtt.retain, and mqtt.dup with mqtt.packet_id, come by themselves when "
-        "they say something.",
+        "they say something, and so does traceparent. User properties become mqtt.user.NAME.",
     )
     client: KafkaClient = KafkaClient()
 
@@ -201,15 +235,58 @@ class Auth(_Section):
     )
 
 
+class RuleEntry(_Section):
+    name: str = Field(default="", max_length=64, description="What logs, dead letters and `mqk route explain` call it.")
+    filter: str | None = Field(
+        default=None, description="MQTT topic filter; a level in braces, as in `tlink/{device}/#`, is a variable."
+    )
+    prefix: str | None = Field(default=None, description="What the topic begins with, as plain text.")
+    contains: str | None = Field(default=None, description="What the topic contains anywhere, as plain text.")
+    regex: str | None = Field(
+        default=None, description="RE2 expression, found anywhere in the topic; named groups are variables."
+    )
+    topic: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(
+        min_length=1,
+        max_length=TARGETS_PER_RULE_MAX,
+        description="Kafka topics, a template each; `topic@cluster` is on the cluster of that name. One may stand "
+        "without brackets.",
+    )
+    key: str | None = Field(default=None, description="Template of the record's key; unset: the MQTT topic.")
+    partitioner: str = Field(
+        default="md5", description="`md5`, `murmur2` as Java clients, `round_robin`, `random`, `sticky` or `fixed:N`."
+    )
+    value: Literal["raw", "json", "msgpack"] = Field(
+        default="raw", description="The payload byte for byte, or an envelope around it."
+    )
+    headers: dict[str, str] = Field(default={}, description="Further headers: name and template.")
+    payload_bytes_max: int = Field(
+        default=0, ge=0, description="A larger payload becomes a dead letter or is refused; 0: no limit."
+    )
+
+    @field_validator("topic")
+    @classmethod
+    def _different_topics(cls, topics: list[str]) -> list[str]:
+        return _no_repetition(topics)
+
+
 class Routing(_Section):
     preset: Literal["tlink", "single", "none"] = Field(
         default="tlink",
-        description="`tlink`: ota, sub_register, sub_status or msg by the topic; `single`: one Kafka topic.",
+        description="The rules while there are none of your own. `tlink`: ota, sub_register, sub_status or msg by the "
+        "topic; `single`: one Kafka topic.",
     )
-    unmatched: Literal["drop", "reject"] = Field(
+    match: Literal["first", "all"] = Field(
+        default="first", description="Whether the first rule that takes a publish decides, or all that do."
+    )
+    unmatched: Literal["drop", "dead_letter", "reject"] = Field(
         default="drop",
-        description="A publish that no rule takes: acknowledged and counted, or refused (5.0: 0x90; 3.1.1 cannot be "
-        "told: acknowledged and counted).",
+        description="A publish that no rule takes: acknowledged and counted, kept in the dead-letter topic, or refused "
+        "(5.0: 0x90; 3.1.1 cannot be told: acknowledged and counted).",
+    )
+    dead_letter: bool = Field(
+        default=True,
+        description="Keep what can never be stored in the dead-letter topic; else the device hears of it (3.1.1: it is "
+        "lost).",
     )
     md5_partitions: int | None = Field(
         default=None,
@@ -217,6 +294,18 @@ class Routing(_Section):
         le=10_000,
         description="Partition count used in the hash, as the plugin had it configured; unset: the topic's real one.",
     )
+    allowed_topics: list[TopicPattern] = Field(
+        default=[],
+        description="Kafka topics that templates may make of device data; `*` stands for any text. Empty: all that "
+        "begin with kafka.topic_prefix.",
+    )
+    rules: list[RuleEntry] = Field(default=[], description="Rules of your own, in the order in which they are asked.")
+
+    @model_validator(mode="after")
+    def _dead_letters_have_a_place(self) -> Self:
+        if self.unmatched == "dead_letter" and not self.dead_letter:
+            raise ValueError('unmatched = "dead_letter" needs dead_letter = true')
+        return self
 
 
 class Status(_Section):
@@ -302,6 +391,21 @@ class Settings(_Section):
             found.append("kafka.unsafe_idempotence is false: retries can store a record twice")
         if (self.routing.md5_partitions or 0) > 256:
             found.append("routing.md5_partitions is above 256: one byte of MD5 reaches only the first 256 partitions")
-        if self.routing.preset == "none":
-            found.append('routing.preset is "none" and this version has no rules of your own: nothing reaches Kafka')
+        routing = self.routing
+        if routing.preset == "none" and not routing.rules:
+            found.append('routing.preset is "none" and there are no routing.rules: nothing reaches Kafka')
+        if routing.rules and routing.preset != "none" and "preset" in routing.model_fields_set:
+            found.append(f'routing.preset is "{routing.preset}", which counts only while there are no routing.rules')
         return found
+
+
+def changed(before: Settings, now: Settings) -> set[str]:
+    """The settings that are not what they were: `section.key`, or a list of tables as a whole."""
+    found = set()
+    for section in Settings.model_fields:
+        old, new = getattr(before, section), getattr(now, section)
+        if isinstance(old, BaseModel):
+            found |= {f"{section}.{key}" for key in type(old).model_fields if getattr(old, key) != getattr(new, key)}
+        elif old != new:
+            found.add(section)
+    return found

@@ -21,7 +21,7 @@ _SERVICE_LINK: Final = re.compile(
 
 
 class Loaded(NamedTuple):
-    """The settings in force, and for each of them where it came from."""
+    """The settings in force, and where those came from that are not defaults."""
 
     settings: Settings
     origin: dict[str, str]
@@ -29,7 +29,7 @@ class Loaded(NamedTuple):
     def effective(self) -> list[tuple[str, object, str]]:
         """Key, value and origin of every setting, secrets masked."""
         leaves = _leaves(self.settings.model_dump(mode="json"))
-        return [(key, mask(key, value), self.origin[key]) for key, value in leaves]
+        return [(key, mask(key, value), self.origin.get(key, "default")) for key, value in leaves]
 
 
 def load(
@@ -55,8 +55,7 @@ def load(
         raise ConfigErrors(layers.problems + explain(error, layers.origin)) from error
     if layers.problems:
         raise ConfigErrors(layers.problems)
-    keys = (key for key, _ in _leaves(settings.model_dump(mode="json")))
-    return Loaded(settings, {key: layers.origin.get(key, "default") for key in keys})
+    return Loaded(settings, layers.origin)
 
 
 class _Layers:
@@ -100,10 +99,11 @@ class _Layers:
             if not isinstance(table.get(name), dict):
                 table[name] = {}
             table = table[name]
-        table[keys[-1]] = value
         key = ".".join(keys)
-        # A list is replaced as a whole, so nothing of the lower layers' list is left.
-        self.origin = {other: said for other, said in self.origin.items() if not is_under(other, key)}
+        if keys[-1] in table:
+            # A list is replaced as a whole, so nothing of the lower layers' list is left.
+            self.origin = {other: said for other, said in self.origin.items() if not is_under(other, key)}
+        table[keys[-1]] = value
         self.origin |= {leaf: origin for leaf, _ in _leaves({key: value})} | {key: origin}
 
 

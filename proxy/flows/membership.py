@@ -1,7 +1,7 @@
 """This replica among the others: it joins, says that it is alive, follows the logs, and sweeps when it is its turn.
 
-One incarnation is one pass through `Membership.run`: join, replay the session log, follow it. When the log was compacted
-before it was read, what is known can no longer be trusted, and the replica begins anew as another incarnation (rule 6).
+One incarnation is one pass through `Membership.run`: join, replay the session log, follow it. When the log was
+compacted before it was read, what is known can no longer be trusted, and the replica begins anew as another incarnation (rule 6).
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from proxy.cluster.nodes import NodeRegistry
 from proxy.errors import GatewayError
 from proxy.flows.presence import Presence
 from proxy.flows.sessions import Sessions
+from proxy.kafka.batches import md5_partition
 from proxy.kafka.gateway import KafkaGateway
 from proxy.kafka.internal import COMPACTION_LAG_MS_MIN
 from proxy.kafka.readers import CompactionPassedError, ConsumerRecord, LogReader, Turns
@@ -73,7 +74,7 @@ class Membership:
         self._log: LogReader | None = None
 
     async def run(self) -> None:
-        """Until it is cancelled. Raises Superseded, and ConfigError when the internal topics are not as they must be."""
+        """Until it is cancelled. Raises Superseded."""
         while True:
             try:
                 await self._live_once()
@@ -101,8 +102,8 @@ class Membership:
 
     async def _live_once(self) -> None:
         settings = self.settings
-        nodes = LogReader(settings.options, settings.nodes_topic, self._read_nodes)
-        self._log = sessions = LogReader(settings.options, settings.sessions_topic, self._read_sessions)
+        nodes = LogReader(settings.options, settings.nodes_topic, self._read_nodes, gapless=False)
+        self._log = sessions = LogReader(settings.options, settings.sessions_topic, self._read_sessions, gapless=True)
         turns = Turns(settings.options, settings.group, settings.sessions_topic)
         try:
             await self._join(nodes)
@@ -233,7 +234,7 @@ class Membership:
         client_ids = table.client_ids()
         now_ms = wall_ms() - int(limits.EXPIRY_MARGIN_SECONDS * 1000)
         for start in range(0, len(client_ids), limits.SWEEP_ENTRIES_PER_TURN):
-            while self._gateway.congested:
+            while self._gateway.congested:  # noqa: ASYNC110 - a sweep has time
                 await asyncio.sleep(limits.SWEEP_SECONDS)
             self.swept += table.sweep(client_ids[start : start + limits.SWEEP_ENTRIES_PER_TURN], self._is_dead, now_ms)
             await asyncio.sleep(0)
@@ -255,7 +256,9 @@ class Membership:
     def _write_node(self, record: NodeRecord | None) -> None:
         self._heartbeats += 1
         try:
-            destination = self._gateway.destination(self.settings.nodes_topic, self.settings.node.encode())
+            destination = self._gateway.destination(
+                self.settings.nodes_topic, self.settings.node.encode(), md5_partition
+            )
         except GatewayError as error:
             self.settle([0], error, 0.0)
         else:

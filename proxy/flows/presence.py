@@ -1,6 +1,6 @@
 """Tells `<prefix>status` who came and who went: a projection of the session log, in the fields that its readers know.
 
-Every replica notes the changes that it reads. The one whose turn a partition is announces them, in their order, and then
+Every replica notes the changes that it reads. The one whose turn a partition is announces them, in order, and then
 commits how far it is, so that its successor goes on from there. A crash between the two repeats an announcement and
 never loses one: `offset` and `epoch` tell repeats apart. Wills are announced here too, before their `disconnected`.
 """
@@ -192,7 +192,7 @@ class Presence:
             self._send(partition, partition.unsent.popleft())
 
     def _take_due_wills(self, partition: _Partition) -> None:
-        """Publishes the delayed wills that are due, as whoever's turn it is; anybody else forgets what was published."""
+        """Publishes the delayed wills that are due, as whoever's turn it is; anybody else forgets them."""
         until = self._wall_ms() if partition.mine else partition.wills_until_ms
         while partition.due and partition.due[0][0] <= until:
             _, _, announcement = heapq.heappop(partition.due)

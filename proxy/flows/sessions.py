@@ -1,8 +1,8 @@
 """The session log at work: what connections of this replica do goes into Kafka, what all replicas did comes back.
 
-`Sessions` has one table for each partition of the log. The rules are the table's (`cluster/table.py`); here is what they
-need of the world: records are written through the gateway, read back from the log, and a CLAIM that is not read back in
-time closes its connection.
+`Sessions` has one table for each partition of the log. The rules are the table's (`cluster/table.py`); here is what
+they need of the world: records are written through the gateway, read back from the log, and a CLAIM that is not read
+back in time closes its connection.
 """
 
 import logging

@@ -6,22 +6,26 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-from proxy.clock import monotonic
+from proxy.clock import monotonic, wall_ms
 from proxy.errors import AuthError, GatewayError, Refusal
+from proxy.flows.forwarding import Joint, Outlet, outlets, refuse
 from proxy.flows.goodbyes import Goodbyes
+from proxy.flows.headers import HeaderPlan, user_properties
 from proxy.flows.presence import Presence
-from proxy.kafka.gateway import Destination, Headers, KafkaGateway
+from proxy.kafka.gateway import Destination, Headers, KafkaGateway, Recipient
 from proxy.metrics import Metrics, PublishCounter
 from proxy.mqtt.packets import PAYLOAD_FORMAT_INDICATOR, Connect, Publish, ReasonCode, Subscribe, Unsubscribe, Will
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
 from proxy.policy.authenticators.base import Chain, Login
+from proxy.policy.kafka_topics import Objection
 from proxy.policy.quotas import Rate
 from proxy.policy.routes import RouteTable
+from proxy.policy.templates import Scope
 from proxy.session.events import EndReason, Grant
 from proxy.session.protocol import CLOSED, CONNECTING
 
@@ -36,31 +40,37 @@ _REFUSALS: Final = {
     Refusal.UNKNOWN_TOPIC: ReasonCode.TOPIC_NAME_INVALID,
 }
 
+#: What a dead letter of `routing.unmatched` says.
+_UNMATCHED: Final = Objection("unmatched", Refusal.UNKNOWN_TOPIC, "no rule takes the topic")
+
 #: How connections end every day; other ends are worth a line in the log.
 _UNREMARKABLE: Final = frozenset({EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.SERVER_SHUTTING_DOWN})
 
 
 class Decision:
-    """What was decided for a topic name of one client. Without a destination the message goes nowhere."""
+    """What was decided for a topic name of one client. Without outlets the message goes nowhere."""
 
-    __slots__ = ("destination", "generation", "headers", "reason_code")
+    __slots__ = ("destination", "generation", "headers", "outlets", "topic_headers")
 
-    def __init__(self, generation: int, destination: Destination | None, headers: Headers, reason_code: int) -> None:
-        self.generation = generation
-        self.destination = destination
-        #: Those that every message of this client under this name carries.
-        self.headers = headers
-        #: What the device is told when the message goes nowhere.
-        self.reason_code = reason_code
+    def __init__(self, gateway: KafkaGateway, ways: list[Outlet], topic_headers: Headers) -> None:
+        self.generation = gateway.generation
+        self.outlets = ways
+        #: Those that every message of this client under this name carries, whatever rule takes it.
+        self.topic_headers = topic_headers
+        #: Set when every message goes there as it is, to the default cluster, and all that it needs is known here.
+        self.destination: Destination | None = None
+        self.headers: Headers = []
+        if len(ways) == 1 and ways[0].gateway is gateway and ways[0].plain_headers is not None:
+            self.destination, self.headers = ways[0].destination, ways[0].plain_headers
 
 
 @dataclass(slots=True, frozen=True)
 class UplinkSettings:
-    """`headers` is `kafka.headers`; `reject_unmatched` comes from `routing.unmatched`."""
+    """`headers` is `kafka.headers`, `unmatched` is `routing.unmatched`."""
 
     node: str
     headers: Sequence[str]
-    reject_unmatched: bool
+    unmatched: Literal["drop", "dead_letter", "reject"]
     connects_per_second_max: int
 
 
@@ -70,7 +80,7 @@ class Uplink:
     def __init__(
         self,
         settings: UplinkSettings,
-        gateway: KafkaGateway,
+        gateways: Mapping[str, KafkaGateway],
         routes: RouteTable,
         chain: Chain,
         presence: Presence,
@@ -78,8 +88,13 @@ class Uplink:
         metrics: Metrics,
     ) -> None:
         self.settings = settings
-        self.gateway = gateway
+        #: By the name of the cluster; the default one has the empty name.
+        self.gateways = gateways
+        self.gateway = gateways[""]
         self.routes = routes
+        self.headers = HeaderPlan(settings.headers, settings.node)
+        self.with_message_headers = self.headers.each
+        self.telling_properties = self.headers.telling
         self.chain = chain
         self.presence = presence
         self.goodbyes = goodbyes
@@ -91,10 +106,9 @@ class Uplink:
         #: Set while the replica lets its devices go: nobody new comes in.
         self.draining = False
         self.connect_rate = Rate(settings.connects_per_second_max)
-        #: Headers that differ from message to message and are wanted with every one.
-        self.with_qos = "mqtt.qos" in settings.headers
-        self.with_packet_id = "mqtt.packet_id" in settings.headers
-        self.with_message_headers = self.with_qos or self.with_packet_id
+        #: Messages of several targets that no device waits for.
+        self.joint = Joint(self)
+        self._joint_token = 0
         self._logins: set[asyncio.Task[None]] = set()
 
     def new_client(self, connection: MqttConnection) -> "Client":
@@ -112,6 +126,16 @@ class Uplink:
         if not self.connect_rate.allows(now):
             return ReasonCode.CONNECTION_RATE_EXCEEDED, "limits.connects_per_second_max is reached"
         return None
+
+    def use_routes(self, routes: RouteTable) -> None:
+        """From now on these rules are obeyed. Every decision that is remembered is out of date."""
+        self.routes = routes
+        for gateway in self.gateways.values():
+            gateway.generation += 1
+
+    def next_joint_token(self) -> int:
+        self._joint_token += 1
+        return self._joint_token
 
     @property
     def logins_waiting(self) -> int:
@@ -131,7 +155,7 @@ class Uplink:
 class Client:
     """One connection, and after CONNECT the device behind it."""
 
-    __slots__ = ("_connect", "_exactly_once", "_refusal", "_uplink", "address", "client_id", "connection")
+    __slots__ = ("_connect", "_exactly_once", "_joint", "_refusal", "_uplink", "address", "client_id", "connection")
 
     def __init__(self, uplink: Uplink, connection: MqttConnection) -> None:
         self._uplink = uplink
@@ -139,6 +163,8 @@ class Client:
         self._connect: Connect | None = None
         #: Packet identifiers of QoS 2 messages that Kafka has not settled; made when there is one.
         self._exactly_once: set[int] | None = None
+        #: Messages that became several records; made when there is one.
+        self._joint: Joint | None = None
         #: What `mqk_connects_total` calls our refusal.
         self._refusal = ""
         self.connection = connection
@@ -208,15 +234,12 @@ class Client:
         if not isinstance(decision, Decision) or decision.generation != gateway.generation:
             decision = self._decide(publish.topic)
         destination = decision.destination
-        if destination is None:
-            self._refuse_publish(publish, uplink.publishes.unmatched, decision.reason_code)
-            return
-        if publish.properties and not _is_as_announced(publish):
-            self._refuse_publish(publish, uplink.publishes.invalid, ReasonCode.PAYLOAD_FORMAT_INVALID)
+        if destination is None or (publish.properties and not uplink.telling_properties.isdisjoint(publish.properties)):
+            self._forward(publish, decision)
             return
         headers = decision.headers
         if publish.retain or publish.dup or uplink.with_message_headers:
-            headers = headers + self._message_headers(publish)
+            headers = headers + uplink.headers.of_message(publish)
         if publish.qos == 1:
             gateway.enqueue(destination, publish.payload, headers, self, publish.packet_id)
         elif publish.qos == 2:
@@ -227,6 +250,59 @@ class Client:
             uplink.publishes.dropped[0] += 1
         else:
             gateway.enqueue(destination, publish.payload, headers, uplink, 0)
+
+    def _forward(self, publish: Publish, decision: Decision) -> None:
+        """A message that takes more than a look-up: it goes nowhere, to several places, or where it says itself."""
+        uplink = self._uplink
+        if not decision.outlets:
+            self._unmatched(publish, decision)
+            return
+        if not _is_as_announced(publish):
+            self._refuse_publish(publish, uplink.publishes.invalid, ReasonCode.PAYLOAD_FORMAT_INVALID)
+            return
+        if not publish.qos and any(outlet.gateway.full for outlet in decision.outlets):
+            uplink.publishes.dropped[0] += 1
+            return
+        scope = self._scope(publish.topic.name)
+        scope.qos, scope.retain, scope.ts = publish.qos, publish.retain, wall_ms()
+        scope.user_properties = user_properties(publish.properties)
+        headers = self._own_headers(publish)
+        recipient, token = self._recipient(publish, len(decision.outlets))
+        for outlet in decision.outlets:
+            outlet.forward(scope, publish.payload, headers, decision.topic_headers, recipient, token)
+            if outlet.gateway is not uplink.gateway and outlet.gateway.congested:
+                self.connection.hold_for(outlet.gateway)
+
+    def _recipient(self, publish: Publish, records: int) -> tuple[Recipient, int]:
+        """Who is told of a message that becomes so many records, and under which token."""
+        uplink = self._uplink
+        if publish.qos == 2:
+            self._exactly_once = self._exactly_once or set()
+            self._exactly_once.add(publish.packet_id)
+        if records == 1:
+            return (self, publish.packet_id) if publish.qos else (uplink, 0)
+        if publish.qos:
+            joint, token = self._joint or Joint(self), publish.packet_id
+            self._joint = joint
+        else:
+            joint, token = uplink.joint, uplink.next_joint_token()
+        joint.expect(token, records)
+        return joint, token
+
+    def _unmatched(self, publish: Publish, decision: Decision) -> None:
+        """No rule takes it. What begins with `$` is refused in any case."""
+        uplink = self._uplink
+        unmatched = "reject" if publish.topic.name.startswith("$") else uplink.settings.unmatched
+        if unmatched != "dead_letter":
+            reason = ReasonCode.TOPIC_NAME_INVALID if unmatched == "reject" else ReasonCode.NO_MATCHING_SUBSCRIBERS
+            self._refuse_publish(publish, uplink.publishes.unmatched, reason)
+        elif not publish.qos and uplink.gateway.full:
+            uplink.publishes.dropped[0] += 1
+        else:
+            headers = decision.topic_headers + self._own_headers(publish)
+            recipient, token = self._recipient(publish, 1)
+            key = publish.topic.raw
+            refuse(uplink.gateway, _UNMATCHED, "", "", key, publish.payload, headers, recipient, token)
 
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
         """The outcome of QoS 1 and 2 messages, by packet identifier: PUBACK, PUBREC, or what is to be said instead."""
@@ -275,45 +351,25 @@ class Client:
     def _decide(self, topic: TopicName) -> Decision:
         """Where messages with this topic name go; asked once per name and connection."""
         uplink = self._uplink
-        gateway = uplink.gateway
-        rule = uplink.routes.match(topic.name)
-        destination = None
-        refused = uplink.settings.reject_unmatched or topic.name.startswith("$")
-        try:
-            destination = gateway.destination(rule.topic, topic.raw) if rule is not None else None
-        except GatewayError as error:
-            refused = True
-            log.warning("no destination", extra={"clientid": self.client_id, "topic": topic.name, "error": str(error)})
-        reason = ReasonCode.TOPIC_NAME_INVALID if refused else ReasonCode.NO_MATCHING_SUBSCRIBERS
-        decision = Decision(gateway.generation, destination, self._topic_headers(topic), reason)
+        headers = uplink.headers.of_topic(topic.raw, self.client_id, self._username)
+        routes = uplink.routes
+        ways = outlets(routes.match(topic.name), uplink.gateways, routes.names, self._scope(topic.name), headers)
+        decision = Decision(uplink.gateway, ways, headers)
         topic.decision = decision
         return decision
 
-    def _topic_headers(self, topic: TopicName) -> Headers:
-        """The headers that every message of this device under this name carries."""
-        settings = self._uplink.settings
-        username = self._connect.username if self._connect is not None else None
-        values = {
-            "mqtt.topic": topic.raw,
-            "mqtt.clientid": self.client_id.encode(),
-            "mqtt.username": username.encode() if username is not None else None,
-            "mqtt.node": settings.node.encode(),
-        }
-        return [(name, value) for name in settings.headers if (value := values.get(name)) is not None]
+    def _scope(self, topic_name: str) -> Scope:
+        return Scope(topic_name, self.client_id, self._username, self.address)
 
-    def _message_headers(self, publish: Publish) -> Headers:
-        """The headers of this one message: what says something, or was asked for."""
-        uplink = self._uplink
-        headers = []
-        if publish.retain:
-            headers.append(("mqtt.retain", b"1"))
-        if publish.dup:
-            headers.append(("mqtt.dup", b"1"))
-        if uplink.with_qos:
-            headers.append(("mqtt.qos", b"%d" % publish.qos))
-        if publish.qos and (publish.dup or uplink.with_packet_id):
-            headers.append(("mqtt.packet_id", b"%d" % publish.packet_id))
-        return headers
+    @property
+    def _username(self) -> str | None:
+        return self._connect.username if self._connect is not None else None
+
+    def _own_headers(self, publish: Publish) -> Headers:
+        """The headers of this one message."""
+        plan = self._uplink.headers
+        headers = plan.of_message(publish)
+        return headers + plan.of_properties(publish.properties) if publish.properties else headers
 
     # ---- everything else ----
 
@@ -347,7 +403,10 @@ class Client:
         if reason != EndReason.NORMAL:
             # The device will send again what it was not told. After its own DISCONNECT it may not, so what it had sent
             # by then is kept.
-            uplink.gateway.withdraw(self)
+            for gateway in uplink.gateways.values():
+                gateway.withdraw(self)
+                if self._joint is not None:
+                    gateway.withdraw(self._joint)
         if protocol.with_will and connect.will is not None:
             self._publish_will(connect.will)
         uplink.presence.disconnected(self.client_id, connect.username, reason)

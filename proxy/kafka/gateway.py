@@ -89,6 +89,12 @@ class KafkaGateway(Protocol):
         """Returns once Kafka has answered and every topic is there. Raises ConfigError: a topic is missing."""
         ...
 
+    async def add_topics(self, topics: Sequence[str]) -> None:
+        """As `start` does, for topics that are written to from now on. Raises ConfigError: one is missing;
+        GatewayError: Kafka does not answer.
+        """
+        ...
+
     def destination(
         self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
     ) -> Destination:
@@ -100,8 +106,8 @@ class KafkaGateway(Protocol):
     def enqueue(
         self, destination: Destination, value: bytes | None, headers: Headers, recipient: Recipient, token: int
     ) -> None:
-        """Takes a record for delivery, in the order of the calls within a partition; without a value: a tombstone. `headers` may be shared: nobody
-        changes it. The recipient may be told before this returns when the record can be refused at once.
+        """Takes a record for delivery, in the order of the calls within a partition; without a value: a tombstone.
+        `headers` may be shared: nobody changes it. The recipient may be told before this returns when the record can be refused at once.
         """
         ...
 

@@ -5,8 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
-from aiokafka import ConsumerRecord as ConsumerRecord
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -14,6 +13,8 @@ from proxy import limits
 from proxy.clock import monotonic, wall_ms
 
 log = logging.getLogger(__name__)
+
+__all__ = ["CompactionPassedError", "ConsumerRecord", "LogReader", "Turns", "tail"]
 
 
 async def tail(options: dict[str, Any], topics: Sequence[str]) -> AsyncIterator[ConsumerRecord]:
@@ -32,10 +33,15 @@ class CompactionPassedError(Exception):
 
 
 class LogReader:
-    """Follows every partition of one topic. `on_batch` gets the records of each answer, in order per partition."""
+    """Follows every partition of one topic. `on_batch` gets the records of each answer, in order per partition. One that
+    is `gapless` ends with CompactionPassedError when a record was removed before it was read.
+    """
 
-    def __init__(self, options: dict[str, Any], topic: str, on_batch: Callable[[list[ConsumerRecord]], None]) -> None:
+    def __init__(
+        self, options: dict[str, Any], topic: str, on_batch: Callable[[list[ConsumerRecord]], None], *, gapless: bool
+    ) -> None:
         self.topic = topic
+        self._gapless = gapless
         self.records = 0
         self._on_batch = on_batch
         # Subscribed without a group it is assigned every partition.
@@ -110,7 +116,7 @@ class LogReader:
             await asyncio.sleep(limits.RETRY_SECONDS)
             return
         for partition, records in batches.items():
-            if not replaying:
+            if self._gapless and not replaying:
                 self._check_gapless(partition, records)
             self.records += len(records)
             self._on_batch(records)
@@ -176,7 +182,10 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def keep_alive(self) -> None:
         """Tells the group that this replica works. aiokafka asks for a poll now and then; all partitions are paused."""
-        await self._consumer.getmany(timeout_ms=0)
+        try:
+            await self._consumer.getmany(timeout_ms=0)
+        except kafka_errors.KafkaError as error:
+            log.warning("group of sweepers does not answer", extra={"error": repr(error)})
 
     async def stop(self) -> None:
         for close in (self._consumer.stop, self._admin.close):

@@ -131,8 +131,8 @@ def unpack_session(client_id: str, packed: bytes, offset: int, timestamp_ms: int
     """Raises RecordError."""
     try:
         (
-            version, kind, node, incarnation, connection, epoch, seq, rel, clean_start, previous, expiry_seconds, reason,
-            state, about, will,
+            version, kind, node, incarnation, connection, epoch, seq, rel, clean_start, previous, expiry_seconds,
+            reason, state, about, will,
         ) = msgpack.unpackb(packed, strict_map_key=False)  # fmt: skip
         if version != _VERSION:
             raise RecordError(f"version {version}, this proxy knows {_VERSION}")

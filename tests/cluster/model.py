@@ -5,8 +5,8 @@ and raise false alarms about each other; a second process may run under a node i
 may stay unknown; the log is compacted at random. One device opens connections one after the other (an older one may
 live on, half open, at a replica) and remembers what it was told: Session Present, SUBACKs, PUBRECs.
 
-Assumed: what a replica mends and announces takes it less than `min.compaction.lag.ms`. A `Break` turns off one rule; the
-model has to notice each.
+Assumed: what a replica mends and announces takes it less than `min.compaction.lag.ms`. A `Break` turns off one rule;
+the model has to notice each.
 """
 
 import bisect
@@ -218,9 +218,9 @@ class Replica:
         if record.kind == CLAIM and world.random.random() < 0.03:
             if world.random.random() < 0.5:
                 world.append(record)
-            if connection is not None and connection.number == record.connection:
-                if world.rules.claim_outcome_unknown_closes:
-                    self.disconnect()
+            claimed = connection is not None and connection.number == record.connection
+            if claimed and world.rules.claim_outcome_unknown_closes:
+                self.disconnect()
             return
         world.append(record)
         self.unheard.append(record)
@@ -355,9 +355,9 @@ class World:
         self.oracle.read(copy.copy(record))
         after = self.oracle.view(CLIENT)
         assert after is not None
-        if before is not None and before.state is not None:
-            if after.state is None or after.state.session_id != before.state.session_id:
-                self.gone.add(before.state.session_id)
+        lost = before.state.session_id if before is not None and before.state is not None else None
+        if lost is not None and (after.state is None or after.state.session_id != lost):
+            self.gone.add(lost)
         if before is None or (before.epoch, before.rel > 0) != (after.epoch, after.rel > 0):
             self.event_offset = record.offset
 
@@ -549,10 +549,10 @@ class World:
         while replica.up and replica.announce():
             busy = True
         connection = replica.connection
-        if not busy and connection is not None and connection.session.epoch < 0 and not replica.outbox:
-            if self.rules.claim_outcome_unknown_closes:
-                replica.give_up()
-                busy = True
+        waits = connection is not None and connection.session.epoch < 0 and not replica.outbox
+        if not busy and waits and self.rules.claim_outcome_unknown_closes:
+            replica.give_up()
+            busy = True
         return busy
 
     def _serves(self, replica: Replica, node: str) -> bool:
@@ -572,9 +572,9 @@ class World:
             self.problems.add("two live connections")
             return
         home, connection = live[0] if live else (None, None)
-        if self.newest is not None and self.newest not in self.ended:
-            if connection is None or connection.number != self.newest:
-                self.problems.add("newest connection lost")
+        awaited = self.newest is not None and self.newest not in self.ended
+        if awaited and (connection is None or connection.number != self.newest):
+            self.problems.add("newest connection lost")
         if connection is not None and not connection.up:
             self.problems.add("CONNACK never sent")
         self.compact(whole=True)

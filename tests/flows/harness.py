@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
@@ -14,7 +14,7 @@ from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Authenticator, Chain
-from proxy.policy.routes import RouteTable, preset_rules
+from proxy.policy.rules import RoutingContext, RuleSpec, compile_routes, preset_specs
 from proxy.session.events import SessionLimits
 from tests.support.fakes import Clock, FakeTransport
 from tests.support.memory_gateway import MemoryGateway
@@ -32,20 +32,26 @@ class Replica:
         self,
         *,
         headers: Sequence[str] = ("mqtt.topic", "mqtt.clientid"),
-        reject_unmatched: bool = False,
+        unmatched: Literal["drop", "dead_letter", "reject"] = "drop",
         connects_per_second_max: int = 1000,
         authenticators: Sequence[Authenticator] = (),
         md5_partitions: int | None = None,
         key_is_action: bool = False,
+        rules: Sequence[RuleSpec] = (),
+        clusters: Sequence[str] = (),
+        context: RoutingContext | None = None,
     ) -> None:
         self.clock = Clock()
         self.metrics = Metrics()
-        routes = RouteTable(preset_rules("tlink", "t_"))
-        self.gateway = MemoryGateway(dict.fromkeys(routes.topics, 4) | {STATUS: 1}, md5_partitions=md5_partitions)
+        context = context or RoutingContext("t_", "node-7", clusters={"", *clusters})
+        routes = compile_routes(rules or preset_specs("tlink"), context)
+        self.gateway = MemoryGateway(dict.fromkeys(routes.topics(), 4) | {STATUS: 1}, md5_partitions=md5_partitions)
+        #: The further clusters.
+        self.others = {name: MemoryGateway(dict.fromkeys(routes.topics(name), 4)) for name in clusters}
         self.presence = Presence(self.gateway, self.metrics, STATUS, "node-7", key_is_action=key_is_action)
         self.uplink = Uplink(
-            UplinkSettings("node-7", headers, reject_unmatched, connects_per_second_max),
-            self.gateway,
+            UplinkSettings("node-7", headers, unmatched, connects_per_second_max),
+            {"": self.gateway, **self.others},
             routes,
             Chain(authenticators, anonymous=not authenticators),
             self.presence,

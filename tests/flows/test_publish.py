@@ -367,7 +367,7 @@ async def test_a_topic_that_grew_is_asked_for_again(replica: Replica, destinatio
 @pytest.mark.parametrize("reject", [False, True], ids=["drop", "reject"])
 @pytest.mark.parametrize("topic", ["other/x", "xtlink/a", "TLINK/a", "$SYS/a", "$tlink/a"])
 async def test_a_topic_that_no_rule_takes(version: int, reject: bool, topic: str) -> None:
-    replica = Replica(reject_unmatched=reject)
+    replica = Replica(unmatched="reject" if reject else "drop")
     device = connected(replica, "c1", version)
     await settled(replica)
     device.publish(topic)
@@ -405,7 +405,7 @@ async def test_a_partition_that_does_not_exist(caplog: pytest.LogCaptureFixture,
     device.publish(topic)
     await turn()
     assert device.take() == puback(1, ReasonCode.TOPIC_NAME_INVALID, version)
-    assert publishes(replica, "unmatched") == 1
+    assert publishes(replica, "refused") == 1
     (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert vars(record)["topic"] == topic
     assert "4 partitions" in vars(record)["error"]

@@ -12,7 +12,7 @@ from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.metrics import Metrics
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
-from proxy.policy.routes import RouteTable, Rule
+from proxy.policy.rules import RoutingContext, RuleSpec, compile_routes
 from tests.support.memory_gateway import MemoryGateway
 from tests.support.wire import VERSIONS, Vector, octets, pattern, proves, session_limits, vectors
 
@@ -30,9 +30,9 @@ async def port() -> AsyncIterator[int]:
     metrics = Metrics()
     gateway = MemoryGateway({"all": 1, "status": 1})
     uplink = Uplink(
-        UplinkSettings("node", [], reject_unmatched=False, connects_per_second_max=1_000_000),
-        gateway,
-        RouteTable([Rule("all", "all")]),
+        UplinkSettings("node", [], unmatched="drop", connects_per_second_max=1_000_000),
+        {"": gateway},
+        compile_routes([RuleSpec(["all"], filter="#")], RoutingContext()),
         Chain([], anonymous=True),
         Presence(gateway, metrics, "status", "node", key_is_action=False),
         Goodbyes(),

@@ -27,7 +27,7 @@ from proxy.mqtt.packets import Publish
 from proxy.mqtt.topics import TopicName
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
-from proxy.policy.routes import RouteTable, preset_rules
+from proxy.policy.rules import RoutingContext, compile_routes, preset_specs
 from proxy.session.events import EndReason, SessionLimits
 from proxy.session.protocol import CONNECTED
 from tests.support.device import CONNACK, PUBACK, PUBLISH, packet, text
@@ -542,12 +542,12 @@ class World:
 
     def _build(self) -> None:
         metrics = Metrics()
-        routes = RouteTable(preset_rules("tlink", "t_"))
-        self.gateway = SimulatedGateway(self, dict.fromkeys(routes.topics, 2) | {"t_status": 1})
+        routes = compile_routes(preset_specs("tlink"), RoutingContext("t_"))
+        self.gateway = SimulatedGateway(self, dict.fromkeys(routes.topics(), 2) | {"t_status": 1})
         presence = Presence(self.gateway, metrics, "t_status", "node", key_is_action=False)
         self.uplink = Uplink(
-            UplinkSettings("node", ["mqtt.topic"], reject_unmatched=False, connects_per_second_max=1_000_000),
-            self.gateway,
+            UplinkSettings("node", ["mqtt.topic"], unmatched="drop", connects_per_second_max=1_000_000),
+            {"": self.gateway},
             routes,
             Chain((), anonymous=True),
             presence,

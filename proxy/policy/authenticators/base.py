@@ -42,24 +42,24 @@ class Chain:
     """Asks the authenticators in order; when all pass on, `anonymous` is the answer."""
 
     def __init__(self, authenticators: Sequence[Authenticator], *, anonymous: bool) -> None:
-        self._authenticators = tuple(authenticators)
+        self.authenticators = tuple(authenticators)
         self._anonymous = anonymous
 
     def cached(self, login: Login) -> bool | None:
         """The answer when it is known without waiting: a fleet that reconnects at once is let in by this alone."""
-        for authenticator in self._authenticators:
+        for authenticator in self.authenticators:
             if not authenticator.passes_on(login):
                 return authenticator.cached(login)
         return self._anonymous
 
     async def authenticate(self, login: Login) -> bool:
         """Whether the device may come in. Raises AuthError when nobody can say now."""
-        for authenticator in self._authenticators:
+        for authenticator in self.authenticators:
             answer = await authenticator.authenticate(login)
             if answer is not None:
                 return answer
         return self._anonymous
 
     def close(self) -> None:
-        for authenticator in self._authenticators:
+        for authenticator in self.authenticators:
             authenticator.close()

@@ -14,6 +14,7 @@ import re
 import secrets
 import tempfile
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -66,9 +67,16 @@ class PasswordFile:
 
     def reload(self) -> None:
         """Read the file again. Raises ConfigError and keeps what it had when the new file is not right."""
+        self.read_again()()
+
+    def read_again(self) -> Callable[[], None]:
+        """Read the file; what is returned puts it in force. Raises ConfigError when it is not right."""
         users = read_users(self._path)
+        return partial(self._use, users, _decoy(users))
+
+    def _use(self, users: dict[str, str], decoy: str) -> None:
         # What was remembered needs no clearing: a changed hash makes another token, a removed user is looked up first.
-        self._users, self._decoy = users, _decoy(users)
+        self._users, self._decoy = users, decoy
 
     def passes_on(self, login: Login) -> bool:
         return login.username is None or (not self._conceal_unknown and login.username not in self._users)

@@ -121,6 +121,8 @@ LOGINS_REMEMBERED_MAX: Final = 65_536
 ADMIN_STOP_SECONDS_MAX: Final = 2
 
 # the session log
+#: Its partitions are what can be swept and announced in parallel.
+SESSION_PARTITIONS_MIN: Final = 12
 #: A broker answers a fetch at the latest after this, so a reader that hears nothing for longer knows it is cut off.
 LOG_FETCH_WAIT_MS: Final = 500
 LOG_POLL_MS: Final = 1_000

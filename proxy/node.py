@@ -21,13 +21,19 @@ from proxy.flows.explain import Partitions
 from proxy.flows.explain import explain as explain_publish
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.headers import HeaderPlan
+from proxy.flows.membership import Membership, MembershipSettings
 from proxy.flows.presence import Presence
 from proxy.flows.reload import Reloader
+from proxy.flows.sessions import Sessions
 from proxy.flows.uplink import Uplink, UplinkSettings
+from proxy.flows.wills import Wills
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.embedded import EmbeddedKafka
+from proxy.kafka.internal import InternalTopic, ensure_internal, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
+from proxy.kafka.topics import UNREACHABLE
 from proxy.metrics import Metrics
+from proxy.mqtt.packets import ReasonCode
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.authenticators.password_file import PasswordFile
@@ -45,17 +51,20 @@ _RELOADED = frozenset({"routing.rules", "routing.preset", "routing.match", "rout
 class Node:
     """One replica."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, embedded: bool = False) -> None:
         self.settings = settings
+        self._embedded = embedded
         self.metrics = Metrics()
         self.gateway = AioKafkaGateway(_gateway_settings(settings), self.metrics.gateway)
         self.presence = Presence(
             self.gateway,
             self.metrics,
             settings.status_topic(),
-            settings.node.id,
             key_is_action=settings.status.key == "action",
+            wall_ms=wall_ms,
         )
+        prefix = settings.kafka.internal_prefix
+        self.sessions = Sessions(self.gateway, f"{prefix}sessions", self.presence, monotonic)
         self.chain = _chain(settings)
         self.uplink = Uplink(
             UplinkSettings(
@@ -63,23 +72,44 @@ class Node:
                 settings.kafka.headers,
                 settings.routing.unmatched,
                 settings.limits.connects_per_second_max,
+                settings.sessions.expiry_max_seconds,
+                settings.auth.bind_client_id,
             ),
             {"": self.gateway},
             route_table(settings),
             self.chain,
-            self.presence,
+            self.sessions,
             Goodbyes(),
             self.metrics,
         )
         self.listener = Listener(
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
         )
+        self.presence.wills = Wills(self.uplink)
+        self.membership = Membership(
+            MembershipSettings(
+                settings.node.id,
+                settings.admin.bind,
+                _client_options(settings),
+                f"{prefix}sessions",
+                f"{prefix}nodes",
+                f"{prefix}sweepers",
+            ),
+            self.gateway,
+            self.sessions,
+            self.presence,
+            lambda: len(self.uplink.clients),
+            self._dismiss,
+        )
+        self.uplink.joined = self.membership.joined.is_set
         loop = asyncio.get_running_loop()
         self.gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
         self.admin = AdminServer(
             make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
         )
         self.started = asyncio.Event()
+        #: What keeps this replica among the others.
+        self.running: asyncio.Task[None] | None = None
         self._add_gauges()
 
     @property
@@ -129,14 +159,30 @@ class Node:
         gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda: gateway.status().queued_bytes)
         gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest one", lambda: gateway.status().oldest_age_seconds)
         gauge("mqk_kafka_ready", "1 when Kafka answers", lambda: float(gateway.status().ready))
+        sessions, membership = self.sessions, self.membership
+        gauge("mqk_sessions", "Clients that are connected or have a session, in the cluster", self._count_sessions)
+        gauge("mqk_session_claims_waiting", "Connections that wait for their CLAIM", lambda: sessions.claims_waiting)
+        total("mqk_session_claims_late", "Connections whose CLAIM came too late", lambda: sessions.claims_late)
+        total("mqk_session_records", "Records read from the session log", lambda: sessions.records_read)
+        total("mqk_session_records_unreadable", "Records that are not ours", lambda: sessions.unreadable)
+        total("mqk_sessions_swept", "Connections and sessions ended for others", lambda: membership.swept)
+        total("mqk_incarnations", "How often this replica began anew", lambda: membership.restarts)
+        gauge("mqk_session_log_silence_seconds", "Since the log was heard", lambda: membership.silence_seconds)
+        gauge("mqk_nodes", "Replicas that are alive", lambda: len(membership.registry.alive(monotonic())))
+        gauge("mqk_announcements_waiting", "Status records to be written", lambda: self.presence.waiting)
         gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self._unsafe())))
+
+    def _count_sessions(self) -> float:
+        return sum(table.live + table.offline for table in self.sessions.tables)
 
     # ---- life ----
 
     async def start(self) -> None:
         """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
-        await self.gateway.start(self.topics)
+        await self._ensure_internal()
+        await self.gateway.start([*self.topics, *(topic.name for topic in self._internal)])
         self._check_md5_partitions(self.topics)
+        await self._join()
         for listener in self.settings.listeners:
             host, port = split_address(listener.bind)
             try:
@@ -146,6 +192,45 @@ class Node:
                 raise ConfigError("listeners.bind", complaint) from None
             log.info("listening", extra={"host": host, "port": bound})
         self.started.set()
+
+    async def _join(self) -> None:
+        """Returns once this replica knows all sessions. Raises Superseded."""
+        self.running = asyncio.create_task(self.membership.run())
+        joined = asyncio.create_task(self.membership.joined.wait())
+        await asyncio.wait((self.running, joined), return_when=asyncio.FIRST_COMPLETED)
+        joined.cancel()
+        if self.running.done():
+            await self.running
+
+    async def _ensure_internal(self) -> None:
+        """The topics of the session log, as they must be. Raises ConfigError."""
+        if self._embedded:
+            log.info("the Kafka in memory cannot be asked how its topics are kept: not checked")
+            return
+        kafka = self.settings.kafka
+        while True:
+            try:
+                await ensure_internal(
+                    _client_options(self.settings),
+                    self._internal,
+                    create=kafka.create_topics,
+                    replication_factor=kafka.replication_factor,
+                )
+                return
+            except UNREACHABLE as error:
+                log.warning("kafka does not answer", extra={"error": repr(error)})
+                await asyncio.sleep(limits.RETRY_SECONDS)
+
+    @property
+    def _internal(self) -> list[InternalTopic]:
+        kafka = self.settings.kafka
+        partitions = max(kafka.partitions, limits.SESSION_PARTITIONS_MIN)
+        return [sessions_topic(kafka.internal_prefix, partitions), nodes_topic(kafka.internal_prefix)]
+
+    def _dismiss(self, detail: str) -> None:
+        """Lets all devices go: what this replica knew of them can no longer be trusted."""
+        for client in list(self.uplink.clients.values()):
+            self.uplink.goodbyes.say(client, ReasonCode.SERVER_BUSY, detail)
 
     def reloader(self, read: Callable[[], Settings]) -> Reloader:
         """What reads the rules and password files again; `read` reads all settings."""
@@ -172,10 +257,22 @@ class Node:
         if self.started.is_set():
             await drain(self.listener, self.uplink, drain_seconds)
         self.listener.stop()
-        unsettled = await self.gateway.flush(max(1.0, drain_seconds - (monotonic() - began)))
+        left = max(1.0, drain_seconds - (monotonic() - began))
+        unsettled = await self.gateway.flush(left)
+        await self._leave()
         await self.gateway.stop()
         self.chain.close()
         log.info("stopped", extra={"records_unsettled": unsettled})
+
+    async def _leave(self) -> None:
+        """Out of the registry, now that every connection's end is in the log."""
+        if self.running is None:
+            return
+        if self.gateway.status().ready:
+            self.membership.leave()
+            await self.gateway.flush(limits.PRODUCER_STOP_SECONDS_MAX)
+        self.running.cancel()
+        await asyncio.wait((self.running,))
 
     def _check_md5_partitions(self, topics: list[str]) -> None:
         wanted = self.settings.routing.md5_partitions
@@ -239,7 +336,11 @@ async def _no_companion(_node: Node) -> None:
 
 
 async def _serve(
-    settings: Settings, read: Callable[[], Settings], companion: Callable[[Node], Coroutine[Any, Any, None]]
+    settings: Settings,
+    read: Callable[[], Settings],
+    companion: Callable[[Node], Coroutine[Any, Any, None]],
+    *,
+    embedded: bool = False,
 ) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
@@ -247,7 +348,7 @@ async def _serve(
     gc.set_threshold(*limits.GC_THRESHOLDS)
     for warning in settings.warnings():
         log.warning(warning)
-    node = Node(settings)
+    node = Node(settings, embedded=embedded)
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -282,7 +383,13 @@ async def _serve(
 
 async def _start_and_accompany(node: Node, companion: Callable[[Node], Coroutine[Any, Any, None]]) -> None:
     await node.start()
-    await companion(node)
+    assert node.running is not None  # noqa: S101 - made by start
+    accompanying = asyncio.create_task(companion(node))
+    try:
+        await asyncio.wait((node.running, accompanying), return_when=asyncio.FIRST_COMPLETED)
+        await (node.running if node.running.done() else accompanying)
+    finally:
+        accompanying.cancel()
 
 
 async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Event) -> None:
@@ -299,14 +406,15 @@ async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Even
 
 async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     kafka = EmbeddedKafka()
-    await kafka.start([*route_table(settings).topics(), settings.status_topic()])
+    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes")]
+    await kafka.start([*route_table(settings).topics(), settings.status_topic(), *internal])
     there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1}
 
     def embedded(given: Settings) -> Settings:
         return given.model_copy(update={"kafka": given.kafka.model_copy(update=there)})
 
     try:
-        return await _serve(embedded(settings), lambda: embedded(read()), _print_records)
+        return await _serve(embedded(settings), lambda: embedded(read()), _print_records, embedded=True)
     finally:
         await kafka.stop()
 
@@ -325,7 +433,7 @@ MQTT is on {host}:{port}, health and metrics on http://{settings.admin.bind}/hea
 Every record is shown as it arrives in Kafka. Ctrl-C stops.
 """
     )
-    async for record in tail(settings.kafka.bootstrap_servers, node.topics):
+    async for record in tail(_client_options(settings), node.topics):
         key = (record.key or b"").decode(errors="replace")
         value = (record.value or b"").decode(errors="replace")
         _say(f"{record.topic}[{record.partition}]@{record.offset}  key={key}  value={value}")
@@ -357,6 +465,17 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         replication_factor=kafka.replication_factor,
         client=kafka.client.model_dump(),
     )
+
+
+def _client_options(settings: Settings) -> dict[str, Any]:
+    """What every Kafka client of this replica is made with."""
+    kafka = settings.kafka
+    return {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "client_id": f"mqk-{settings.node.id}",
+        "request_timeout_ms": int(limits.KAFKA_REQUEST_SECONDS_MAX * 1000),
+        **kafka.client.model_dump(),
+    }
 
 
 def _chain(settings: Settings) -> Chain:

@@ -37,11 +37,9 @@ ABSENT_KEYS: Final = frozenset(
         "limits.connections_per_source_max",
         "limits.publishes_per_second_per_client",
         "limits.bytes_per_second_per_client",
-        "auth.bind_client_id",
         "acl",
         "commands",
         "events",
-        "sessions",
         "admin.tokens",
     }
 )

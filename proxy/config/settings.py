@@ -230,6 +230,10 @@ class Auth(_Section):
         default=False,
         description="Accept a device when nobody in the chain has an answer; its user name is kept, unverified.",
     )
+    bind_client_id: bool = Field(
+        default=False,
+        description="A client identifier belongs to the first user name that used it, until its session ends.",
+    )
     chain: list[AuthenticatorEntry] = Field(
         default=[], description="Who is asked about a device, in order; each allows, denies or passes on."
     )
@@ -326,6 +330,16 @@ class Status(_Section):
         return topic
 
 
+class Sessions(_Section):
+    expiry_max_seconds: int = Field(
+        default=604_800,
+        ge=0,
+        le=31_536_000,
+        description="The most that a session outlives its connection: cap of Session Expiry, and the time that clean "
+        "session 0 gets in 3.1 and 3.1.1; 0: no sessions.",
+    )
+
+
 class Admin(_Section):
     bind: Address = Field(default="127.0.0.1:8080", description="Health and metrics over HTTP.")
 
@@ -350,6 +364,7 @@ class Settings(_Section):
     auth: Auth = Auth()
     routing: Routing = Routing()
     status: Status = Status()
+    sessions: Sessions = Sessions()
     admin: Admin = Admin()
     log: Log = Log()
 

@@ -1,7 +1,8 @@
 """This replica among the others: it joins, says that it is alive, follows the logs, and sweeps when it is its turn.
 
 One incarnation is one pass through `Membership.run`: join, replay the session log, follow it. When the log was
-compacted before it was read, what is known can no longer be trusted, and the replica begins anew as another incarnation (rule 6).
+compacted before it was read, what is known can no longer be trusted, and the replica begins anew as another incarnation
+(rule 6).
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any
 from proxy import limits
 from proxy.clock import monotonic, wall_ms
 from proxy.cluster.nodes import NodeRegistry
-from proxy.errors import GatewayError
+from proxy.errors import GatewayError, ProxyError
 from proxy.flows.presence import Presence
 from proxy.flows.sessions import Sessions
 from proxy.kafka.batches import md5_partition
@@ -39,7 +40,7 @@ class MembershipSettings:
     group: str
 
 
-class Superseded(Exception):
+class Superseded(ProxyError):
     """Rule 8: another process runs under this replica's name, and joined later."""
 
 
@@ -110,7 +111,7 @@ class Membership:
             await sessions.start()
             await turns.start()
             self._sessions.begin(settings.node, self.incarnation, sessions.partitions)
-            self._presence.begin(await turns.marks(), sessions.partitions)
+            self._presence.begin(await turns.marks(sessions.partitions), sessions.partitions)
             began = monotonic()
             await sessions.replay()
             log.info(
@@ -247,7 +248,7 @@ class Membership:
         while True:
             await asyncio.sleep(limits.MARKS_SECONDS)
             try:
-                self._presence.learn_marks(await turns.marks())
+                self._presence.learn_marks(await turns.marks(len(self._sessions.tables)))
             except UNREACHABLE as error:
                 log.info("marks cannot be read", extra={"error": repr(error)})
 

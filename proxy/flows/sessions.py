@@ -77,6 +77,14 @@ class Sessions:
         self._claims.append((self._now() + limits.CLAIM_SECONDS_MAX, session))
         self._table(session.client_id).connect(session, handed_over_qos2)
 
+    def local(self, client_id: str) -> LocalSession | None:
+        """This replica's connection of a client, or what is left of it while its last messages are under way."""
+        return self._table(client_id).local.get(client_id)
+
+    def view(self, client_id: str) -> SessionRecord | None:
+        """What the log says of a client."""
+        return self._table(client_id).view(client_id)
+
     def assert_state(self, session: LocalSession) -> int:
         """Writes a session state that has changed; see `SessionTable.assert_state`."""
         return self._table(session.client_id).assert_state(session)

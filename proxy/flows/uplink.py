@@ -6,19 +6,20 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from proxy.clock import monotonic, wall_ms
 from proxy.errors import AuthError, GatewayError, Refusal
+from proxy.flows.attachment import Attachment, local_session
 from proxy.flows.forwarding import Joint, Outlet, outlets, refuse
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.headers import HeaderPlan, user_properties
-from proxy.flows.presence import Presence
+from proxy.flows.sessions import Sessions
 from proxy.kafka.gateway import Destination, Headers, KafkaGateway, Recipient
 from proxy.metrics import Metrics, PublishCounter
-from proxy.mqtt.packets import PAYLOAD_FORMAT_INDICATOR, Connect, Publish, ReasonCode, Subscribe, Unsubscribe, Will
+from proxy.mqtt.packets import PAYLOAD_FORMAT_INDICATOR, Connect, Publish, ReasonCode, Subscribe, Unsubscribe
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
 from proxy.policy.authenticators.base import Chain, Login
@@ -41,7 +42,7 @@ _REFUSALS: Final = {
 }
 
 #: What a dead letter of `routing.unmatched` says.
-_UNMATCHED: Final = Objection("unmatched", Refusal.UNKNOWN_TOPIC, "no rule takes the topic")
+UNMATCHED: Final = Objection("unmatched", Refusal.UNKNOWN_TOPIC, "no rule takes the topic")
 
 #: How connections end every day; other ends are worth a line in the log.
 _UNREMARKABLE: Final = frozenset({EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.SERVER_SHUTTING_DOWN})
@@ -66,12 +67,14 @@ class Decision:
 
 @dataclass(slots=True, frozen=True)
 class UplinkSettings:
-    """`headers` is `kafka.headers`, `unmatched` is `routing.unmatched`."""
+    """`headers` is `kafka.headers`, `unmatched` is `routing.unmatched`, and so on."""
 
     node: str
     headers: Sequence[str]
     unmatched: Literal["drop", "dead_letter", "reject"]
     connects_per_second_max: int
+    session_expiry_seconds_max: int
+    bind_client_id: bool = False
 
 
 class Uplink:
@@ -83,7 +86,7 @@ class Uplink:
         gateways: Mapping[str, KafkaGateway],
         routes: RouteTable,
         chain: Chain,
-        presence: Presence,
+        sessions: Sessions,
         goodbyes: Goodbyes,
         metrics: Metrics,
     ) -> None:
@@ -96,7 +99,7 @@ class Uplink:
         self.with_message_headers = self.headers.each
         self.telling_properties = self.headers.telling
         self.chain = chain
-        self.presence = presence
+        self.sessions = sessions
         self.goodbyes = goodbyes
         self.metrics = metrics
         self.publishes = metrics.publishes
@@ -105,6 +108,8 @@ class Uplink:
         self.clients: dict[str, Client] = {}
         #: Set while the replica lets its devices go: nobody new comes in.
         self.draining = False
+        #: Says whether this replica knows all sessions.
+        self.joined: Callable[[], bool] = lambda: True
         self.connect_rate = Rate(settings.connects_per_second_max)
         #: Messages of several targets that no device waits for.
         self.joint = Joint(self)
@@ -120,6 +125,8 @@ class Uplink:
             return ReasonCode.SERVER_UNAVAILABLE, "shutting down"
         if not self.gateway.status().ready:
             return ReasonCode.SERVER_UNAVAILABLE, "kafka does not answer"
+        if not self.joined():
+            return ReasonCode.SERVER_UNAVAILABLE, "the session log is being read"
         if self.gateway.full:
             # Else devices that come and go would fill the queue with status records.
             return ReasonCode.SERVER_BUSY, "the queue for kafka is full"
@@ -155,12 +162,19 @@ class Uplink:
 class Client:
     """One connection, and after CONNECT the device behind it."""
 
-    __slots__ = ("_connect", "_exactly_once", "_joint", "_refusal", "_uplink", "address", "client_id", "connection")
+    __slots__ = (
+        "_accepted", "_assigned", "_connect", "_exactly_once", "_joint", "_refusal", "_uplink", "address", "attachment",
+        "client_id", "connection",
+    )  # fmt: skip
 
     def __init__(self, uplink: Uplink, connection: MqttConnection) -> None:
         self._uplink = uplink
-        #: Set once the device is accepted.
+        #: Set once the device has authenticated.
         self._connect: Connect | None = None
+        #: Its part in the session log, made at the same time; and whether that has let it in.
+        self.attachment: Attachment | None = None
+        self._accepted = False
+        self._assigned: str | None = None
         #: Packet identifiers of QoS 2 messages that Kafka has not settled; made when there is one.
         self._exactly_once: set[int] | None = None
         #: Messages that became several records; made when there is one.
@@ -208,17 +222,52 @@ class Client:
             # Shutdown began while the password was checked, and has its list of those whom it lets go.
             self._refuse(ReasonCode.SERVER_UNAVAILABLE, "shutting down")
             return
-        assigned = None if connect.client_id else f"mqk-{secrets.token_hex(10)}"
-        self.client_id = assigned or connect.client_id
-        older = uplink.clients.get(self.client_id)
-        if older is not None:
-            # One connection per client identifier [MQTT-3.1.4-3]; 3.1.1: [MQTT-3.1.4-2].
-            older.disconnect(ReasonCode.SESSION_TAKEN_OVER, "another connection has this client identifier")
-        uplink.clients[self.client_id] = self
+        if not self._owns(connect):
+            self._refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "the client identifier belongs to another user")
+            return
+        self._assigned = None if connect.client_id else f"mqk-{secrets.token_hex(10)}"
+        self.client_id = self._assigned or connect.client_id
         self._connect = connect
+        local = local_session(self.client_id, connect, self.address, uplink.settings.session_expiry_seconds_max)
+        self.attachment = Attachment(self, uplink.sessions, local)
+        self.attachment.claim()
+
+    def _owns(self, connect: Connect) -> bool:
+        """`auth.bind_client_id`: whether no other user has a session under this identifier."""
+        uplink = self._uplink
+        if not uplink.settings.bind_client_id or not connect.client_id:
+            return True
+        view = uplink.sessions.view(connect.client_id)
+        if view is None or (view.rel and (view.state is None or view.session_expires_ms <= wall_ms())):
+            return True
+        return view.about.username == connect.username
+
+    def accept(self, session_present: bool, unreleased: list[int], *, hold: bool) -> None:
+        """The session log has given this connection its place: CONNACK. One that is to `hold` takes no message until
+        it is told to go on.
+        """
+        uplink, protocol, attachment = self._uplink, self.connection.protocol, self.attachment
+        if protocol.state != CONNECTING or attachment is None:
+            return
+        self._accepted = True
+        uplink.clients[self.client_id] = self
         uplink.metrics.connects.labels("accepted").inc()
-        uplink.presence.connected(self.client_id, self.address, connect)
-        self.connection.deliver(self.connection.protocol.accept_connect(Grant(assigned)))
+        if hold:
+            protocol.hold()
+        grant = Grant(self._assigned, session_present, attachment.local.expiry_seconds, unreleased)
+        self.connection.deliver(protocol.accept_connect(grant))
+
+    def go_on(self) -> None:
+        """Takes messages again."""
+        self.connection.resume()
+
+    def superseded(self) -> None:
+        """One connection per client identifier [MQTT-3.1.4-3]; 3.1.1: [MQTT-3.1.4-2]."""
+        self.disconnect(ReasonCode.SESSION_TAKEN_OVER, "another connection has this client identifier")
+
+    def log_failed(self, detail: str) -> None:
+        """What cannot be written into the session log cannot be promised to the device."""
+        self.disconnect(ReasonCode.SERVER_BUSY, detail)
 
     def _refuse(self, reason_code: int, detail: str) -> None:
         self._refusal = ReasonCode(reason_code).name.lower()
@@ -231,6 +280,8 @@ class Client:
         uplink = self._uplink
         gateway = uplink.gateway
         decision = publish.topic.decision
+        if publish.qos == 2 and self.attachment is not None and not self.attachment.receive_exactly_once(publish):
+            return
         if not isinstance(decision, Decision) or decision.generation != gateway.generation:
             decision = self._decide(publish.topic)
         destination = decision.destination
@@ -257,7 +308,7 @@ class Client:
         if not decision.outlets:
             self._unmatched(publish, decision)
             return
-        if not _is_as_announced(publish):
+        if not is_as_announced(publish):
             self._refuse_publish(publish, uplink.publishes.invalid, ReasonCode.PAYLOAD_FORMAT_INVALID)
             return
         if not publish.qos and any(outlet.gateway.full for outlet in decision.outlets):
@@ -302,15 +353,17 @@ class Client:
             headers = decision.topic_headers + self._own_headers(publish)
             recipient, token = self._recipient(publish, 1)
             key = publish.topic.raw
-            refuse(uplink.gateway, _UNMATCHED, "", "", key, publish.payload, headers, recipient, token)
+            refuse(uplink.gateway, UNMATCHED, "", "", key, publish.payload, headers, recipient, token)
 
     def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None:
         """The outcome of QoS 1 and 2 messages, by packet identifier: PUBACK, PUBREC, or what is to be said instead."""
         uplink = self._uplink
-        self._count(_outcome(uplink.publishes, error), tokens)
-        if self.connection.protocol.state == CLOSED:
-            return
+        twos = self._count(_outcome(uplink.publishes, error), tokens)
         try:
+            if twos and self.attachment is not None and not self.attachment.settle_exactly_once(twos, error):
+                tokens = [token for token in tokens if token not in twos]
+            if self.connection.protocol.state == CLOSED or not tokens:
+                return
             if error is None:
                 uplink.ack_seconds.observe(seconds, len(tokens))
                 self.connection.protocol.settle_publishes(tokens, 0)
@@ -325,6 +378,29 @@ class Client:
             # Other devices of the same batch wait to be told too.
             self.connection.fail()
 
+    def acknowledge(self, packet_ids: list[int]) -> None:
+        """QoS 2 messages whose outcome was known before are safe now."""
+        self._acknowledge(packet_ids, ReasonCode.SUCCESS)
+
+    def restore(self, packet_ids: list[int]) -> None:
+        """Messages of an earlier connection are in Kafka: they wait for PUBREL."""
+        self.connection.protocol.restore(packet_ids)
+
+    def publish_again(self, publish: Publish) -> None:
+        """A message of an earlier connection that the device has repeated is not in Kafka after all."""
+        if self.connection.protocol.state != CLOSED:
+            self.on_publish(publish)
+
+    @property
+    def unreleased(self) -> list[int]:
+        """QoS 2 packet identifiers that wait for PUBREL."""
+        return self.connection.protocol.unreleased
+
+    @property
+    def unsettled_exactly_once(self) -> set[int]:
+        """QoS 2 messages whose outcome in Kafka is not known."""
+        return self._exactly_once or set()
+
     def _acknowledge(self, packet_ids: list[int], reason_code: int) -> None:
         protocol = self.connection.protocol
         # A packet behind this message may have ended the connection, and nothing follows a DISCONNECT [MQTT-3.14.4-1].
@@ -332,15 +408,16 @@ class Client:
             protocol.settle_publishes(packet_ids, reason_code)
             self.connection.flush_soon()
 
-    def _count(self, counts: list[int], packet_ids: list[int]) -> None:
-        """Adds settled messages to an outcome, each under its QoS."""
+    def _count(self, counts: list[int], packet_ids: list[int]) -> set[int] | None:
+        """Adds settled messages to an outcome, each under its QoS; returns those of QoS 2."""
         if not self._exactly_once:
             counts[1] += len(packet_ids)
-            return
+            return None
         twos = self._exactly_once.intersection(packet_ids)
         self._exactly_once -= twos
         counts[2] += len(twos)
         counts[1] += len(packet_ids) - len(twos)
+        return twos
 
     def _refuse_publish(self, publish: Publish, counts: list[int], reason_code: int) -> None:
         """Says what is known without asking Kafka."""
@@ -386,6 +463,10 @@ class Client:
             nothing = [int(ReasonCode.NO_SUBSCRIPTION_EXISTED)] * len(unsubscribe.topic_filters)
             protocol.acknowledge_unsubscribe(unsubscribe.packet_id, nothing)
 
+    def on_heard(self) -> None:
+        if self.attachment is not None:
+            self.attachment.heard()
+
     def disconnect(self, reason_code: int, detail: str) -> None:
         """Ends the connection now."""
         self.connection.protocol.disconnect(reason_code, detail)
@@ -394,22 +475,27 @@ class Client:
     def on_end(self) -> None:
         uplink, connect, protocol = self._uplink, self._connect, self.connection.protocol
         reason = protocol.end or EndReason.TCP_CLOSED
-        if connect is None:
+        if self.attachment is None or connect is None:
+            self._turned_away(reason)
+            return
+        expiry = protocol.session_expiry_seconds
+        with_will = protocol.with_will and reason != EndReason.SERVER_SHUTTING_DOWN
+        if reason != EndReason.NORMAL and not (self.attachment.local.expiry_seconds and self._exactly_once):
+            # The device will send again what it was not told. After its own DISCONNECT it may not, and of what its
+            # session remembers the outcome must become known: so that is kept.
+            for gateway in uplink.gateways.values():
+                gateway.withdraw(self)
+                if self._joint is not None:
+                    gateway.withdraw(self._joint)
+        if expiry is not None:
+            expiry = min(expiry, uplink.settings.session_expiry_seconds_max)
+        self.attachment.end(reason.value, expiry, with_will=with_will)
+        if not self._accepted:
             self._turned_away(reason)
             return
         uplink.metrics.disconnects.labels(reason.value).inc()
         if uplink.clients.get(self.client_id) is self:
             del uplink.clients[self.client_id]
-        if reason != EndReason.NORMAL:
-            # The device will send again what it was not told. After its own DISCONNECT it may not, so what it had sent
-            # by then is kept.
-            for gateway in uplink.gateways.values():
-                gateway.withdraw(self)
-                if self._joint is not None:
-                    gateway.withdraw(self._joint)
-        if protocol.with_will and connect.will is not None:
-            self._publish_will(connect.will)
-        uplink.presence.disconnected(self.client_id, connect.username, reason)
         if reason not in _UNREMARKABLE:
             said = {"clientid": self.client_id, "reason": reason.value, "detail": protocol.detail}
             log.info("disconnected", extra=said)
@@ -421,11 +507,8 @@ class Client:
             said = {"address": self.connection.address, "detail": self.connection.protocol.detail}
             log.info("connect refused", extra=said)
 
-    def _publish_will(self, will: Will) -> None:
-        self.on_publish(Publish(will.topic, will.payload, 0, will.retain, properties=will.properties))
 
-
-def _is_as_announced(publish: Publish) -> bool:
+def is_as_announced(publish: Publish) -> bool:
     """Payload Format Indicator 1 promises UTF-8 (3.3.2.3.2)."""
     if publish.properties.get(PAYLOAD_FORMAT_INDICATOR) != 1:
         return True

@@ -189,12 +189,12 @@ class AioKafkaGateway:
         return self.directory.partitions(topic)
 
     def enqueue(
-        self, destination: Destination, value: bytes, headers: Headers, recipient: Recipient, token: int
+        self, destination: Destination, value: bytes | None, headers: Headers, recipient: Recipient, token: int
     ) -> None:
         queue = destination.queue
-        size = destination.bytes + len(value)
-        if size > queue.easy_bytes and not self.directory.fits(destination, value, headers):
-            too_large = GatewayError(f"record of {len(value)} bytes for {destination.topic}", Refusal.TOO_LARGE)
+        size = destination.bytes + len(value or b"")
+        if size > queue.easy_bytes and not self.directory.fits(destination, value or b"", headers):
+            too_large = GatewayError(f"record of {len(value or b'')} bytes for {destination.topic}", Refusal.TOO_LARGE)
             recipient.settle([token], too_large, 0.0)
             return
         queue.entries.append((destination, value, headers, recipient, token, self.now(), size))

@@ -107,7 +107,8 @@ class KafkaGateway(Protocol):
         self, destination: Destination, value: bytes | None, headers: Headers, recipient: Recipient, token: int
     ) -> None:
         """Takes a record for delivery, in the order of the calls within a partition; without a value: a tombstone.
-        `headers` may be shared: nobody changes it. The recipient may be told before this returns when the record can be refused at once.
+        `headers` may be shared: nobody changes it. The recipient may be told before this returns when the record can be
+        refused at once.
         """
         ...
 

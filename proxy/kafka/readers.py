@@ -33,8 +33,8 @@ class CompactionPassedError(Exception):
 
 
 class LogReader:
-    """Follows every partition of one topic. `on_batch` gets the records of each answer, in order per partition. One that
-    is `gapless` ends with CompactionPassedError when a record was removed before it was read.
+    """Follows every partition of one topic. `on_batch` gets the records of each answer, in order per partition. One
+    that is `gapless` ends with CompactionPassedError when a record was removed before it was read.
     """
 
     def __init__(
@@ -157,13 +157,14 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._consumer.start()
         self._consumer.subscribe([self._topic], listener=self)
 
-    async def marks(self) -> dict[int, tuple[int, str]]:
+    async def marks(self, partitions: int) -> dict[int, tuple[int, str]]:
         """For each partition with a mark: the offset behind it, and its metadata. Raises aiokafka's errors."""
-        found = await self._admin.list_consumer_group_offsets(self._group)
+        asked = [TopicPartition(self._topic, number) for number in range(partitions)]
+        found = await self._admin.list_consumer_group_offsets(self._group, partitions=asked)
         return {
-            partition.partition: (committed.offset, committed.metadata)
+            partition.partition: (committed.offset, committed.metadata or "")
             for partition, committed in found.items()
-            if partition.topic == self._topic and committed.offset >= 0
+            if committed.offset >= 0
         }
 
     async def mark(self, marks: dict[int, tuple[int, str]]) -> bool:

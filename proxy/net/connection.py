@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from proxy import limits
 from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
-from proxy.session.events import Event
+from proxy.session.events import Event, Heard
 from proxy.session.protocol import ServerProtocol
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class ConnectionHandler(Protocol):
     def on_publish(self, publish: Publish) -> None: ...
     def on_subscribe(self, subscribe: Subscribe) -> None: ...
     def on_unsubscribe(self, unsubscribe: Unsubscribe) -> None: ...
+    def on_heard(self) -> None: ...
     def on_end(self) -> None:
         """Called once, as soon as the session is over; why is in the protocol's `end`."""
         ...
@@ -181,6 +182,8 @@ class MqttConnection(asyncio.Protocol):
                 handler.on_subscribe(event)
             elif isinstance(event, Unsubscribe):
                 handler.on_unsubscribe(event)
+            elif isinstance(event, Heard):
+                handler.on_heard()
 
     def _write(self) -> None:
         data = self.protocol.data_to_send()

@@ -60,6 +60,17 @@ class ReceiveWindow:
         return released
 
     @property
+    def unreleased(self) -> list[int]:
+        """QoS 2 identifiers whose PUBREL is due."""
+        return sorted(self._unreleased or ())
+
+    def restore(self, packet_ids: list[int]) -> None:
+        """These were received on an earlier connection of the session, and wait for PUBREL."""
+        if self._exactly_once is None or self._unreleased is None:
+            self._exactly_once, self._unreleased = set(), set()
+        self._unreleased.update(packet_ids)
+
+    @property
     def has_exactly_once(self) -> bool:
         """Whether any message of QoS 2 was ever received here."""
         return self._exactly_once is not None

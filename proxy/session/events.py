@@ -1,6 +1,6 @@
 """What a session tells the product and what the product answers. A packet that says it all is its own event."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from proxy.mqtt.packets import Connect, Publish, ReasonCode, Subscribe, Unsubscribe
@@ -14,9 +14,14 @@ class Acknowledged:
     reason_code: int
 
 
+@dataclass(slots=True)
+class Heard:
+    """The device has sent something after its CONNACK, so it has a session and knows which."""
+
+
 #: Connect waits for `accept_connect` or `refuse_connect`; a Publish at QoS 1 and 2 for `settle_publishes`; Subscribe
 #: and Unsubscribe for their acknowledgement.
-Event = Connect | Publish | Subscribe | Unsubscribe | Acknowledged
+Event = Connect | Publish | Subscribe | Unsubscribe | Acknowledged | Heard
 
 
 class EndReason(StrEnum):
@@ -56,10 +61,14 @@ def end_reason(reason_code: int) -> EndReason:
 
 @dataclass(slots=True)
 class Grant:
-    """What an accepted CONNECT gets. `assigned_client_id` is the identifier that the server made up, if it did."""
+    """What an accepted CONNECT gets. `assigned_client_id` is the identifier that the server made up, if it did;
+    `unreleased` are the QoS 2 packet identifiers of the session that wait for PUBREL.
+    """
 
     assigned_client_id: str | None = None
     session_present: bool = False
+    session_expiry_seconds: int = 0
+    unreleased: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

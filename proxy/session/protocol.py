@@ -32,7 +32,7 @@ from proxy.mqtt.packets import (
 )
 from proxy.mqtt.topics import TopicName
 from proxy.session.acks import ReceiveWindow, SendWindow
-from proxy.session.events import Acknowledged, EndReason, Event, Grant, SessionLimits, end_reason
+from proxy.session.events import Acknowledged, EndReason, Event, Grant, Heard, SessionLimits, end_reason
 
 #: The two states in which packets are read come first: `state <= CONNECTED` is asked for each one.
 AWAITING_CONNECT: Final = 0
@@ -63,7 +63,8 @@ class ServerProtocol:
 
     __slots__ = (
         "_aliases", "_framer", "_held", "_held_bytes", "_hold", "_hold_at", "_keep_alive", "_last_received", "_limits",
-        "_out", "_sending", "_topics", "_window", "connect", "detail", "end", "state", "version", "with_will",
+        "_out", "_sending", "_topics", "_unheard", "_window", "connect", "detail", "end", "session_expiry_seconds",
+        "state", "version", "with_will",
     )  # fmt: skip
 
     def __init__(self, session_limits: SessionLimits, now: float) -> None:
@@ -82,6 +83,8 @@ class ServerProtocol:
         self._hold_at = _NEVER
         self._last_received = now
         self._keep_alive = session_limits.connect_timeout_seconds
+        #: Set from CONNACK until the device has sent something.
+        self._unheard = False
         self.state = AWAITING_CONNECT
         self.version = packets.MQTT_3_1_1
         self.connect: Connect | None = None
@@ -89,6 +92,8 @@ class ServerProtocol:
         self.end: EndReason | None = None
         self.detail = ""
         self.with_will = False
+        #: What the device's DISCONNECT made of its Session Expiry Interval.
+        self.session_expiry_seconds: int | None = None
 
     # ---- what the peer does ----
 
@@ -100,6 +105,9 @@ class ServerProtocol:
         if self.state != AWAITING_CONNECT:
             # The CONNECT timeout counts from the start, or bytes that trickle in would hold the connection for ever.
             self._last_received = now
+        if self._unheard and self.state == CONNECTED:
+            self._unheard = False
+            events.append(Heard())
         try:
             self._framer.feed(data)
             self._parse(events)
@@ -159,6 +167,15 @@ class ServerProtocol:
         """Messages received whose acknowledgement has not been handed out."""
         return self._window.unsettled
 
+    @property
+    def unreleased(self) -> list[int]:
+        """QoS 2 packet identifiers that wait for PUBREL; known after the end too."""
+        return self._window.unreleased
+
+    def restore(self, packet_ids: list[int]) -> None:
+        """More such identifiers, whose outcome became known on an earlier connection of the session."""
+        self._window.restore(packet_ids)
+
     # ---- what the application answers ----
 
     def accept_connect(self, grant: Grant) -> list[Event]:
@@ -173,8 +190,11 @@ class ServerProtocol:
         properties = self._connack_properties(connect, grant) if self.version == MQTT_5_0 else {}
         # 3.1 has no such flag: its byte is reserved.
         session_present = grant.session_present and self.version != packets.MQTT_3_1
+        if grant.unreleased:
+            self._window.restore(grant.unreleased)
         self._send(Connack(session_present, ReasonCode.SUCCESS, properties))
         self.state = CONNECTED
+        self._unheard = True
         return self._continue()
 
     def refuse_connect(self, reason_code: int, detail: str) -> None:
@@ -400,6 +420,7 @@ class ServerProtocol:
         if expiry and connect is not None and not connect.properties.get(packets.SESSION_EXPIRY_INTERVAL):
             # It may not be raised from 0 (3.14.2.2.2).
             raise MqttError(ReasonCode.PROTOCOL_ERROR, "Session Expiry Interval was 0 at CONNECT")
+        self.session_expiry_seconds = expiry if isinstance(expiry, int) else None
         # [MQTT-3.14.4-3]: the will goes with a normal DISCONNECT and only with that.
         self._close(EndReason.NORMAL, "DISCONNECT received", with_will=packet.reason_code != ReasonCode.SUCCESS)
 
@@ -469,8 +490,8 @@ class ServerProtocol:
             packets.TOPIC_ALIAS_MAXIMUM: self._limits.topic_alias_maximum,
             packets.SHARED_SUBSCRIPTION_AVAILABLE: 0,
         }
-        if connect.properties.get(packets.SESSION_EXPIRY_INTERVAL):
-            properties[packets.SESSION_EXPIRY_INTERVAL] = 0
+        if connect.properties.get(packets.SESSION_EXPIRY_INTERVAL, 0) != grant.session_expiry_seconds:
+            properties[packets.SESSION_EXPIRY_INTERVAL] = grant.session_expiry_seconds
         if grant.assigned_client_id is not None:
             properties[packets.ASSIGNED_CLIENT_IDENTIFIER] = grant.assigned_client_id
         keep_alive = self._granted_keep_alive(connect)

@@ -101,10 +101,10 @@ class MemoryGateway:
     def enqueue(
         self, destination: Destination, value: bytes, headers: Headers, recipient: Recipient, token: int
     ) -> None:
-        if not self.fits(destination, value, headers):
+        if not self.fits(destination, value or b"", headers):
             recipient.settle([token], GatewayError("too large", Refusal.TOO_LARGE), 0.0)
             return
-        size = destination.bytes + len(value)
+        size = destination.bytes + len(value or b"")
         self._queue.entries.append((destination, value, headers, recipient, token, self._loop.time(), size))
         self._count(size)
         if self._turn is None and not self._held:

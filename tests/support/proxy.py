@@ -38,9 +38,10 @@ class ProxyProcess:
         self.admin_port = free_port()
         self.log = directory / f"proxy-{self.port}.log"
         self._settings = {
-            "node.id": "proxy-under-test",
+            "node.id": f"proxy-{self.port}",
             "kafka.bootstrap_servers": [bootstrap],
             "kafka.topic_prefix": f"p{self.port}_",
+            "kafka.internal_prefix": f"_p{self.port}_",
             "kafka.replication_factor": 1,
             "kafka.partitions": 4,
             "listeners": [{"bind": f"127.0.0.1:{self.port}"}],

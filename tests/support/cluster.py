@@ -16,7 +16,9 @@ Status = dict[str, Any]
 class Cluster:
     """`size` replicas that nothing restarts. As a context manager they are killed at the end."""
 
-    def __init__(self, kafka: KafkaBroker, directory: Path, size: int, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, kafka: KafkaBroker, directory: Path, size: int, settings: Mapping[str, object] | None = None
+    ) -> None:
         self.kafka = kafka
         self.name = f"c{free_port()}"
         shared = {"kafka.topic_prefix": f"{self.name}_", "kafka.internal_prefix": f"_{self.name}_", **(settings or {})}
@@ -53,3 +55,7 @@ class Cluster:
                 last[fields["clientid"]] = place
                 told.append(fields)
         return told
+
+    def told(self, client_id: str) -> list[Status]:
+        """What `status` says of one client, for a failure to show."""
+        return [each for each in self.status() if each["clientid"] == client_id]

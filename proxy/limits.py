@@ -79,6 +79,14 @@ RECORD_OVERHEAD_BYTES: Final = 480
 HEADER_BYTES_MAX: Final = 200_000
 #: Kafka's own framing of a record and a batch, kept free below max.message.bytes.
 KAFKA_FRAMING_BYTES: Final = 1_024
+#: Names of topics that Kafka does not know, or not yet, for which records wait; devices may have a part in them.
+UNKNOWN_TOPICS_MAX: Final = 200
+#: Share of `kafka.queue_bytes_max` that such records may have; the rest is for those that can be sent.
+UNKNOWN_TOPICS_SHARE: Final = 0.25
+#: Topics in use that no setting names. Each partition written to costs some 6 KB and a task, each topic a producer.
+LEARNED_TOPICS_MAX: Final = 500
+#: After so long without a record a learned topic is let go, with its tasks and its producer.
+LEARNED_TOPIC_IDLE_SECONDS: Final = 600.0
 #: What a dead letter holds of a value that is too large for its topic too: enough to see what it was.
 DEAD_LETTER_VALUE_BYTES_MAX: Final = 65_536
 #: What a dead letter tells of the error; the longest that we write ourselves is some 400 bytes.

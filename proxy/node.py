@@ -24,7 +24,7 @@ from proxy.kafka.batches import md5_partition
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.readers import tail
-from proxy.metrics import Metrics
+from proxy.metrics import GatewayMetrics, Metrics
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.authenticators.password_file import PasswordFile
@@ -41,7 +41,7 @@ class Node:
         self.settings = settings
         self.metrics = Metrics()
         self.routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
-        self.gateway = AioKafkaGateway(_gateway_settings(settings), self.metrics.gateway)
+        self.gateway = AioKafkaGateway(_gateway_settings(settings), GatewayMetrics(self.metrics.kafka, "default"))
         self.presence = Presence(
             self.gateway,
             self.metrics,

@@ -68,6 +68,10 @@ RETRY_SECONDS: Final = 1.0
 PROBE_SECONDS: Final = 2.0
 #: Kafka counts as unreachable when neither a probe nor a batch has succeeded for this long.
 KAFKA_SILENCE_SECONDS_MAX: Final = 8.0
+#: Time in which a further cluster may say at start what is wrong with its settings; later it can only be logged.
+CLUSTER_START_SECONDS: Final = 5.0
+#: Pause before a further cluster with settings that do not fit is tried again.
+CLUSTER_RETRY_SECONDS: Final = 30.0
 #: How often a topic that was just created is looked at until its partitions are there.
 TOPIC_CREATION_POLL_SECONDS: Final = 0.1
 #: Partitions and size limits of the topics are read again this often.

@@ -120,6 +120,23 @@ class AioKafkaGateway:
             asyncio.create_task(self._every(limits.RETRY_SECONDS, self._learn)),
         ]
 
+    async def add_topics(self, topics: Sequence[str]) -> None:
+        settings = self.settings
+        try:
+            async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
+                await self.directory.ensure(
+                    topics,
+                    create=settings.create_topics,
+                    partitions=settings.partitions,
+                    replication_factor=settings.replication_factor,
+                )
+        except UNREACHABLE as error:
+            raise GatewayError(f"kafka does not answer: {error!r}") from error
+        self._start_topics |= set(topics)
+        for topic in topics:
+            self._learned.pop(topic, None)
+        self.generation += 1
+
     async def flush(self, timeout_seconds: float) -> int:
         self.drop_withdrawn()
         deadline = self.now() + timeout_seconds

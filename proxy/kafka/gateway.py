@@ -89,6 +89,12 @@ class KafkaGateway(Protocol):
         """Returns once Kafka has answered and every topic is there. Raises ConfigError: a topic is missing."""
         ...
 
+    async def add_topics(self, topics: Sequence[str]) -> None:
+        """As `start` does, for topics that are written to from now on. Raises ConfigError: one is missing;
+        GatewayError: Kafka does not answer.
+        """
+        ...
+
     def destination(
         self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
     ) -> Destination:

@@ -98,9 +98,9 @@ class TopicDirectory:
             raise ConfigError("kafka.create_topics", f"false, and topics are missing; create them with\n{commands}")
         if missing:
             await self._create(missing, partitions, replication_factor)
-        self._partitions = dict.fromkeys(topics, 0)
+        self._partitions = dict.fromkeys(topics, 0) | self._partitions
         hidden = await self._read_partitions()
-        while not all(self._partitions.values()) and not hidden:
+        while not all(self._partitions[topic] for topic in topics) and not hidden:
             # A new topic is listed a moment before it has partitions.
             await asyncio.sleep(limits.TOPIC_CREATION_POLL_SECONDS)
             hidden = await self._read_partitions()

@@ -102,6 +102,10 @@ class MemoryGateway:
         for topic in topics:
             self._partitions.setdefault(topic, PARTITIONS)
 
+    async def add_topics(self, topics: Sequence[str]) -> None:
+        await self.start(topics)
+        self.generation += 1
+
     def destination(
         self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
     ) -> Destination:

@@ -32,6 +32,7 @@ from tests.support.memory_gateway import PARTITIONS, MemoryGateway
 CONNECT = encode_packet(Connect(MQTT_5_0, "c1", keep_alive=60, properties={REQUEST_PROBLEM_INFORMATION: 0}), MQTT_5_0)
 PUBLISH = encode_packet(Publish(TopicName("tlink/a", b"tlink/a"), b"hi", 1, packet_id=1), MQTT_5_0)
 PUBACK = b"\x40\x02\x00\x01"
+DEFAULT_CLUSTER = {"cluster": "default"}
 SHUTTING_DOWN = b"\xe0\x01\x8b"
 
 
@@ -174,8 +175,8 @@ async def test_figures_are_read_when_they_are_asked_for(make: Callable[..., Node
     assert read("mqk_connections") == 1
     Gateway.latest.hold()
     writer.write(PUBLISH)
-    await until(lambda: read("mqk_kafka_queue_bytes"), "the queue")
-    assert read("mqk_kafka_ready") == 1
+    await until(lambda: read("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the queue")
+    assert read("mqk_kafka_ready", DEFAULT_CLUSTER) == 1
     assert (read("mqk_connections_held"), read("mqk_connections_refused_total")) == (0, 0)
     other, other_writer = await asyncio.open_connection("127.0.0.1", port_of(replica))
     assert await asyncio.wait_for(other.read(), 5) == b""
@@ -206,7 +207,9 @@ async def test_a_device_from_connect_to_shutdown(make: Callable[..., Node]) -> N
     reader, writer = await connect(replica)
     gateway.hold()
     writer.write(PUBLISH)
-    await until(lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes"), "the message waits")
+    await until(
+        lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the message waits"
+    )
     stopping = asyncio.create_task(replica.stop(10))
     gateway.release()
     await asyncio.wait_for(stopping, 5)
@@ -234,7 +237,9 @@ async def test_the_queue_has_a_second_when_there_was_no_time_to_drain(
     gateway = Gateway.latest
     gateway.hold()
     writer.write(PUBLISH)
-    await until(lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes"), "the message waits")
+    await until(
+        lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the message waits"
+    )
     await asyncio.wait_for(replica.stop(0), 5)
     assert await asyncio.wait_for(reader.read(), 5) == SHUTTING_DOWN
     assert allowed == [1.0]

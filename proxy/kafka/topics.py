@@ -11,7 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from proxy import limits
 from proxy.clock import monotonic
-from proxy.errors import ConfigError, GatewayError, Refusal
+from proxy.errors import ConfigError
 from proxy.kafka.gateway import Destination, Headers
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _BLAMED: Final = {
 
 
 class TopicDirectory:
-    """Partitions and size limit of each topic in use, read at start and kept fresh."""
+    """Partitions and size limit of each topic in use, read at start or when it is first written to, and kept fresh."""
 
     def __init__(self, bootstrap_servers: list[str], client_id: str, client: dict[str, Any]) -> None:
         self._options = {
@@ -47,11 +47,8 @@ class TopicDirectory:
         self.changed = False
 
     def partitions(self, topic: str) -> int:
-        """Raises GatewayError: no such topic was asked for at start."""
-        try:
-            return self._partitions[topic]
-        except KeyError:
-            raise GatewayError(f"topic {topic} is not known", Refusal.UNKNOWN_TOPIC) from None
+        """0 when nothing is known of the topic."""
+        return self._partitions.get(topic, 0)
 
     def easy_bytes(self, topic: str) -> int:
         """A record that counts no more than this fits, however long its headers (topic name, client id) are."""
@@ -103,14 +100,41 @@ class TopicDirectory:
             await self._create(missing, partitions, replication_factor)
         self._partitions = dict.fromkeys(topics, 0) | self._partitions
         hidden = await self._read_partitions()
-        while not all(self._partitions.values()) and not hidden:
+        while not all(self._partitions[topic] for topic in topics) and not hidden:
             # A new topic is listed a moment before it has partitions.
             await asyncio.sleep(limits.TOPIC_CREATION_POLL_SECONDS)
             hidden = await self._read_partitions()
         if hidden:
             raise ConfigError("kafka.client", f"these credentials may not describe topics {', '.join(sorted(hidden))}")
         self.changed = False
-        await self._read_limits()
+        await self._read_limits(list(self._partitions))
+        self._limits_read_at = monotonic()
+
+    async def learn(self, topics: Sequence[str]) -> set[str] | None:
+        """Which of these are there; None when the cluster does not answer. It is asked for all that it has: of one that
+        it is asked for by name it may make a new one.
+        """
+        fresh: set[str] = set()
+        try:
+            async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
+                listed = set(await self._admin.list_topics()).intersection(topics)
+                fresh = listed - self._partitions.keys()
+                self._partitions |= dict.fromkeys(fresh, 0)
+                if fresh:
+                    await self._read_limits(sorted(fresh))
+                    await self._read_partitions()
+        except UNREACHABLE as error:
+            log.warning("kafka does not answer", extra={"error": repr(error)})
+            for topic in fresh:
+                self.forget(topic)
+            return None
+        return {topic for topic in listed if self._partitions[topic]}
+
+    def forget(self, topic: str) -> None:
+        """Nobody writes to this topic any more."""
+        self._partitions.pop(topic, None)
+        self._bytes_max.pop(topic, None)
+        self.missing.discard(topic)
 
     async def refresh(self) -> bool:
         """Reads everything again; False when the cluster does not answer."""
@@ -119,7 +143,8 @@ class TopicDirectory:
                 await self._read_partitions()
             if monotonic() - self._limits_read_at > limits.TOPIC_REFRESH_SECONDS:
                 async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
-                    await self._read_limits()
+                    await self._read_limits(list(self._partitions))
+                    self._limits_read_at = monotonic()
         except UNREACHABLE as error:
             log.warning("kafka does not answer", extra={"error": repr(error)})
             return False
@@ -151,6 +176,8 @@ class TopicDirectory:
         hidden = []
         for description in await self._admin.describe_topics(list(self._partitions)):
             topic, count = description["topic"], len(description["partitions"])
+            if topic not in self._partitions:
+                continue  # It was forgotten meanwhile.
             error = kafka_errors.for_code(description["error_code"])
             if error is kafka_errors.TopicAuthorizationFailedError:
                 hidden.append(topic)
@@ -160,15 +187,13 @@ class TopicDirectory:
                     self.missing.add(topic)
             elif count:
                 self.missing.discard(topic)
-                self.changed |= self._partitions[topic] != count
+                self.changed |= self._partitions[topic] not in {0, count}
                 self._partitions[topic] = count
         return hidden
 
-    async def _read_limits(self) -> None:
+    async def _read_limits(self, topics: list[str]) -> None:
         """max.message.bytes of each topic; a cluster that cannot say is taken to have Kafka's default."""
-        resources = [
-            ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None}) for topic in self._partitions
-        ]
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None}) for topic in topics]
         try:
             responses = await self._admin.describe_configs(resources)
         except kafka_errors.IncompatibleBrokerVersion:
@@ -179,4 +204,3 @@ class TopicDirectory:
                 values = [int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"]
                 if values and not code:
                     self._bytes_max[topic] = values[0]
-        self._limits_read_at = monotonic()

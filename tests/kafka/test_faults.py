@@ -201,7 +201,7 @@ async def test_records_beside_one_that_kafka_refuses_are_stored_in_order(
     assert sorted(outcomes.order) == list(range(8))
     assert [record.value for record in await read(broker, topic)] == [b"0", b"1", b"2", b"4", b"5", b"7"]
     # All of the batch, then the culprit alone: the last one did not get that far.
-    assert told(gateway.metrics.failed_batches.labels("MessageSizeTooLargeError")) == 2
+    assert told(gateway.metrics.failed("MessageSizeTooLargeError")) == 2
 
 
 async def test_producers_replaced_under_load_keep_the_order(
@@ -218,7 +218,7 @@ async def test_producers_replaced_under_load_keep_the_order(
             await until(lambda: len(fat.order) > token, "the fat record is refused")  # noqa: B023 - waited for at once
         await load.flows(100)
     assert [error and error.refusal for error in fat.errors.values()] == [Refusal.TOO_LARGE] * 3
-    assert told(gateway.metrics.failed_batches.labels("MessageSizeTooLargeError")) >= 4
+    assert told(gateway.metrics.failed("MessageSizeTooLargeError")) >= 4
     assert load.verdict(await read(broker, topic)) == {}
 
 

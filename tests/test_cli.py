@@ -142,6 +142,16 @@ def test_check_config_reads_the_password_files(run: Run) -> None:
     assert (result.code, result.err.split(": ")[1]) == (2, "passwd:2")
 
 
+def test_check_config_compiles_the_rules(run: Run) -> None:
+    rules = '[auth]\nanonymous = true\n[[routing.rules]]\nname = "mine"\nfilter = "a/#"\ntopic = "${nope}"\n'
+    Path("mqk.toml").write_text(rules)
+    result = run("check-config", "--config", "mqk.toml")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith('mqk: routing.rules[0] "mine": topic: unknown variable ${nope}; there are prefix, ')
+    Path("mqk.toml").write_text(rules.replace("nope", "clientid"))
+    assert run("check-config", "--config", "mqk.toml") == (0, "mqk.toml: ok\n", "")
+
+
 def test_check_config_warns(run: Run) -> None:
     result = run("check-config", "--set", "auth.anonymous=true", "--set", "routing.md5_partitions=300")
     assert (result.code, result.out) == (0, "configuration: ok\n")

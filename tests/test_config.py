@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError, create_model
 
-from proxy.config import ConfigErrors, Loaded, Settings, describe, load, split_address
+from proxy.config import ConfigErrors, Loaded, Settings, changed, describe, load, split_address
 from proxy.config.problems import ABSENT_KEYS, ABSENT_VALUES, explain, mask
 from proxy.config.settings import PUBLISH_BYTES_CEILING
 from proxy.errors import ConfigError
@@ -242,6 +242,63 @@ def test_what_weakens_a_promise_is_said(toml: Path) -> None:
         "routing.md5_partitions",
         "routing.preset",
     ]
+
+
+def test_rules_of_your_own(toml: Path) -> None:
+    text = """
+[[routing.rules]]
+name = "ota"
+filter = "tlink/{pk}/{dn}/ota/#"
+topic = "${prefix}ota"
+[[routing.rules]]
+regex = "^a"
+topic = ["x", "y@backup"]
+partitioner = "murmur2"
+value = "json"
+headers = { plant = "${topic.1}" }
+payload_bytes_max = 65536
+"""
+    ota, other = given(toml, text).settings.routing.rules
+    assert (ota.name, ota.topic, ota.key, ota.value) == ("ota", ["${prefix}ota"], None, "raw")
+    assert (other.topic, other.headers, other.payload_bytes_max) == (["x", "y@backup"], {"plant": "${topic.1}"}, 65_536)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "message"),
+    [
+        ('[[routing.rules]]\nfilter = "a"\n', "routing.rules[0].topic", "has no default"),
+        ('[[routing.rules]]\nfilter = "a"\ntopic = []\n', "routing.rules[0].topic", "at least 1 item"),
+        ('[[routing.rules]]\nfilter = "a"\ntopic = ["x", "x"]\n', "routing.rules[0].topic", "given twice: x"),
+        ('[[routing.rules]]\nfiter = "a"\ntopic = "x"\n', "routing.rules[0].fiter", "mean routing.rules.filter?"),
+        ('[[routing.rules]]\nfilter = "a"\ntopic = "x"\nvalue = "xml"\n', "routing.rules[0].value", "'raw', 'json'"),
+        ('[routing]\nallowed_topics = ["a/*"]\n', "routing.allowed_topics[0]", "letters, digits"),
+        ('[kafka]\ninternal_prefix = ""\n', "kafka.internal_prefix", "at least 1 character"),
+        ('[routing]\nunmatched = "dead_letter"\ndead_letter = false\n', "routing", "needs dead_letter = true"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_is_not_written_as_it_should_be(toml: Path, text: str, setting: str, message: str) -> None:
+    (problem,) = problems(toml, text)
+    assert problem.startswith(f"{setting}: ")
+    assert message in problem
+
+
+def test_a_preset_beside_rules_is_worth_a_word(toml: Path) -> None:
+    rules = '[[routing.rules]]\nfilter = "a"\ntopic = "x"\n'
+    assert given(toml, rules).settings.warnings() == []
+    (warning,) = given(toml, '[routing]\npreset = "single"\n' + rules).settings.warnings()
+    assert warning.startswith('routing.preset is "single", which counts only while there are no routing.rules')
+
+
+def test_what_changed_is_named() -> None:
+    before = Settings.model_validate({"auth": {"anonymous": True}})
+    assert changed(before, before) == set()
+    now = before.model_copy(
+        update={
+            "mqtt": before.mqtt.model_copy(update={"receive_maximum": 7}),
+            "listeners": [before.listeners[0].model_copy(update={"bind": "127.0.0.1:1"})],
+        }
+    )
+    assert changed(before, now) == {"mqtt.receive_maximum", "listeners"}
 
 
 def test_the_longest_topic_is_one_that_kafka_takes(toml: Path) -> None:

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ DEFAULT_CLUSTER = {"cluster": "default"}
 SHUTTING_DOWN = b"\xe0\x01\x8b"
 
 
-def settings(**overrides: object) -> Settings:
+def settings(file: Path | None = None, **overrides: object) -> Settings:
     flags = {
         "node.id": "node-7",
         "kafka.topic_prefix": "t_",
@@ -46,7 +47,7 @@ def settings(**overrides: object) -> Settings:
         **{name.replace("__", "."): value for name, value in overrides.items()},
     }
     given = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in flags.items()]
-    return load(None, given, {}).settings
+    return load(file, given, {}).settings
 
 
 class Gateway(MemoryGateway):
@@ -395,6 +396,52 @@ async def test_a_stop_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="a bug"):
         await asyncio.wait_for(task, 5)
     replica.listener.stop()
+
+
+@pytest.mark.usefixtures("unchanged_process")
+async def test_sighup_puts_new_rules_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "mqk.toml"
+    config.write_text('[[routing.rules]]\nfilter = "a/#"\ntopic = "t_one"\n')
+    caplog.set_level(logging.INFO)
+
+    def read() -> Settings:
+        return settings(file=config)
+
+    replicas: list[Node] = []
+
+    async def accompany(replica: Node) -> None:
+        replicas.append(replica)
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(node._serve(read(), read, accompany))
+    await until(lambda: replicas, "the replica has started")
+    (replica,) = replicas
+    count = partial(replica.metrics.registry.get_sample_value, "mqk_reloads_total")
+    write(config, '[mqtt]\nreceive_maximum = 7\n[[routing.rules]]\nfilter = "a/#"\ntopic = ["t_two", "t_one"]\n')
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: count({"result": "applied"}) == 1, "the new rules")
+    assert replica.topics == ["t_two", "t_one", "t_status"]
+    assert replica.gateway.destination("t_two", b"").partition >= 0
+    (later,) = [record for record in caplog.records if "next start" in record.message]
+    assert vars(later)["settings"] == ["mqtt.receive_maximum"]
+
+    write(config, '[[routing.rules]]\nfilter = "a/#"\ntopic = "${nope}"\n')
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: count({"result": "refused"}) == 1, "the refusal")
+    write(config, "[routing\n")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: count({"result": "refused"}) == 2, "the next refusal")
+    assert replica.topics == ["t_two", "t_one", "t_status"]
+    Gateway.latest.ready = False
+    write(config, '[[routing.rules]]\nfilter = "a/#"\ntopic = "t_three"\n')
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: count({"result": "refused"}) == 3, "the refusal while kafka does not answer")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(task, 5) == 0
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ KAFKA_FRAMING_BYTES: Final = 1_024
 UNKNOWN_TOPICS_MAX: Final = 200
 #: Share of `kafka.queue_bytes_max` that such records may have; the rest is for those that can be sent.
 UNKNOWN_TOPICS_SHARE: Final = 0.25
-#: Topics in use that no setting names. Each partition written to costs some 6 KB and a task, each topic a producer.
+#: Topics in use that no setting names. A partition that is written to costs 3 KB and a task, a topic maybe a producer.
 LEARNED_TOPICS_MAX: Final = 500
 #: After so long without a record a learned topic is let go, with its tasks and its producer.
 LEARNED_TOPIC_IDLE_SECONDS: Final = 600.0

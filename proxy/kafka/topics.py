@@ -202,5 +202,5 @@ class TopicDirectory:
         for response in responses:
             for code, _, _, topic, entries in response.resources:
                 values = [int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"]
-                if values and not code:
+                if values and not code and topic in self._partitions:
                     self._bytes_max[topic] = values[0]

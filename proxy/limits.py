@@ -55,7 +55,9 @@ PRODUCERS_MAX: Final = 32
 #: A producer is replaced at most this often.
 PRODUCER_REPLACE_SECONDS_MIN: Final = 1.0
 #: Time for a discarded producer to let go of its connections.
-PRODUCER_STOP_SECONDS_MAX: Final = 2.0
+PRODUCER_STOP_SECONDS_MAX: Final = 1.0
+#: What the end takes after the devices have gone when Kafka does not answer: a last flush, and then twice the above.
+STOP_SECONDS: Final = 3.0
 #: One Kafka request; also what a frozen broker costs.
 KAFKA_REQUEST_SECONDS_MAX: Final = 5.0
 #: How often a flush looks whether everything is settled.

@@ -163,8 +163,9 @@ class Node:
         self.started = True
 
     async def stop(self, drain_seconds: float) -> None:
-        """Lets the devices go, empties the queue, ends everything."""
+        """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
+        drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
         if self.started:
             await drain(self.listener, self.uplink, drain_seconds)
         self.listener.stop()

@@ -293,6 +293,22 @@ async def test_the_queue_has_a_second_when_there_was_no_time_to_drain(
     writer.close()
 
 
+@pytest.mark.parametrize(("given", "drained"), [(30.0, 27.0), (4.0, 2.0), (0.0, 0.0)])
+async def test_the_devices_leave_time_for_the_end(
+    make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, given: float, drained: float
+) -> None:
+    allowed = []
+
+    async def drain(_listener: object, _uplink: object, seconds: float) -> None:
+        allowed.append(seconds)
+
+    monkeypatch.setattr(node, "drain", drain)
+    replica = make()
+    await replica.start()
+    await replica.stop(given)
+    assert allowed == [drained]
+
+
 async def test_stop_before_start(make: Callable[..., Node]) -> None:
     await asyncio.wait_for(make().stop(10), 5)
     assert Gateway.latest.stopped

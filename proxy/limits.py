@@ -69,7 +69,9 @@ PRODUCERS_MAX: Final = 32
 #: A producer is replaced at most this often.
 PRODUCER_REPLACE_SECONDS_MIN: Final = 1.0
 #: Time for a discarded producer to let go of its connections.
-PRODUCER_STOP_SECONDS_MAX: Final = 2.0
+PRODUCER_STOP_SECONDS_MAX: Final = 1.0
+#: What the end takes after the devices have gone when Kafka does not answer: a last flush, and then twice the above.
+STOP_SECONDS: Final = 3.0
 #: One Kafka request; also what a frozen broker costs.
 KAFKA_REQUEST_SECONDS_MAX: Final = 5.0
 #: How often a flush looks whether everything is settled.
@@ -105,7 +107,7 @@ KAFKA_FRAMING_BYTES: Final = 1_024
 UNKNOWN_TOPICS_MAX: Final = 200
 #: Share of `kafka.queue_bytes_max` that such records may have; the rest is for those that can be sent.
 UNKNOWN_TOPICS_SHARE: Final = 0.25
-#: Topics in use that no setting names. Each partition written to costs some 6 KB and a task, each topic a producer.
+#: Topics in use that no setting names. A partition that is written to costs 3 KB and a task, a topic maybe a producer.
 LEARNED_TOPICS_MAX: Final = 500
 #: After so long without a record a learned topic is let go, with its tasks and its producer.
 LEARNED_TOPIC_IDLE_SECONDS: Final = 600.0

@@ -57,6 +57,7 @@ class Gateway(MemoryGateway):
 
     def __init__(self, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
         super().__init__(queue_bytes_max=settings.queue_bytes_max, md5_partitions=settings.md5_partitions)
+        self.unknown_topics = self.learned_topics = 0
         self.settings = settings
         self.stopped = False
         Gateway.latest = self
@@ -140,6 +141,52 @@ async def test_healthy_only_while_kafka_answers(make: Callable[..., Node]) -> No
         "oldest_record_seconds": 0.0,
         "congested": True,
     }
+
+
+async def test_each_cluster_has_a_check_and_figures(make: Callable[..., Node]) -> None:
+    replica = make(kafka__clusters__backup__bootstrap_servers="b:9092", kafka__clusters__backup__partitions=3)
+    await replica.start()
+    backup = Gateway.latest
+    assert backup.settings.bootstrap_servers == ["b:9092"]
+    assert (backup.settings.partitions, backup.settings.client_id) == (3, "mqk-node-7")
+    assert replica.checks().keys() == {"kafka", "kafka.backup", "started", "safe"}
+    backup.ready = False
+    replica.clusters.problems["backup"] = ConfigError("kafka.clusters.backup.create_topics", "false")
+    checks = replica.checks()
+    assert (checks["kafka"].ok, checks["kafka.backup"].ok) == (True, False)
+    assert "problem" not in dict(checks["kafka"].detail)  # type: ignore[call-overload]
+    assert checks["kafka.backup"].detail == {
+        "bootstrap_servers": ["b:9092"],
+        "queued_bytes": 0,
+        "oldest_record_seconds": 0.0,
+        "congested": False,
+        "problem": "kafka.clusters.backup.create_topics: false",
+    }
+    read = replica.metrics.registry.get_sample_value
+    assert [read("mqk_kafka_ready", {"cluster": name}) for name in ("default", "backup")] == [1, 0]
+
+
+async def test_relief_of_a_further_cluster_reaches_who_is_held_for_it(make: Callable[..., Node]) -> None:
+    replica = make(kafka__clusters__backup__bootstrap_servers="b:9092")
+    await replica.start()
+    backup = Gateway.latest
+    _, writer = await connect(replica)
+    [connection] = replica.listener.connections
+    backup.congested = True
+    connection.hold_for(backup)
+    backup.congested = False
+    backup.on_relief()
+    await until(lambda: replica.listener.held == 0, "the device goes on")
+    await replica.stop(0)
+    assert all(gateway.stopped for gateway in replica.clusters.gateways.values())  # type: ignore[attr-defined]
+    writer.close()
+
+
+async def test_dead_letters_have_a_topic_unless_they_are_off(make: Callable[..., Node]) -> None:
+    make()
+    assert Gateway.latest.settings.dead_letter_topic == "t_dead_letter"
+    make(routing__dead_letter=False)
+    assert Gateway.latest.settings.dead_letter_topic is None
 
 
 @pytest.mark.parametrize(
@@ -246,6 +293,22 @@ async def test_the_queue_has_a_second_when_there_was_no_time_to_drain(
     assert allowed == [1.0]
     assert gateway.stopped
     writer.close()
+
+
+@pytest.mark.parametrize(("given", "drained"), [(30.0, 27.0), (4.0, 2.0), (0.0, 0.0)])
+async def test_the_devices_leave_time_for_the_end(
+    make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, given: float, drained: float
+) -> None:
+    allowed = []
+
+    async def drain(_listener: object, _uplink: object, seconds: float) -> None:
+        allowed.append(seconds)
+
+    monkeypatch.setattr(node, "drain", drain)
+    replica = make()
+    await replica.start()
+    await replica.stop(given)
+    assert allowed == [drained]
 
 
 async def test_stop_before_start(make: Callable[..., Node]) -> None:

@@ -107,7 +107,9 @@ class AioKafkaGateway:
                 )
                 break
             except UNREACHABLE as error:
-                log.warning("kafka does not answer", extra={"error": repr(error)})
+                log.warning(
+                    "kafka does not answer", extra={"error": repr(error), "brokers": settings.bootstrap_servers}
+                )
                 await directory.close()
                 await asyncio.sleep(limits.RETRY_SECONDS)
             except ConfigError:

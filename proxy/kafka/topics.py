@@ -31,6 +31,7 @@ class TopicDirectory:
     """Partitions and size limit of each topic in use, read at start or when it is first written to, and kept fresh."""
 
     def __init__(self, bootstrap_servers: list[str], client_id: str, client: dict[str, Any]) -> None:
+        self.bootstrap_servers = bootstrap_servers
         self._options = {
             "bootstrap_servers": bootstrap_servers,
             "client_id": client_id,
@@ -124,7 +125,7 @@ class TopicDirectory:
                     await self._read_limits(sorted(fresh))
                     await self._read_partitions()
         except UNREACHABLE as error:
-            log.warning("kafka does not answer", extra={"error": repr(error)})
+            log.warning("kafka does not answer", extra={"error": repr(error), "brokers": self.bootstrap_servers})
             for topic in fresh:
                 self.forget(topic)
             return None
@@ -146,7 +147,7 @@ class TopicDirectory:
                     await self._read_limits(list(self._partitions))
                     self._limits_read_at = monotonic()
         except UNREACHABLE as error:
-            log.warning("kafka does not answer", extra={"error": repr(error)})
+            log.warning("kafka does not answer", extra={"error": repr(error), "brokers": self.bootstrap_servers})
             return False
         return True
 
@@ -202,5 +203,5 @@ class TopicDirectory:
         for response in responses:
             for code, _, _, topic, entries in response.resources:
                 values = [int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"]
-                if values and not code:
+                if values and not code and topic in self._partitions:
                     self._bytes_max[topic] = values[0]

@@ -13,7 +13,7 @@ from proxy.kafka.gateway import Recipient
 
 
 class UnknownTopics:
-    """The topics that are not known and have records waiting, which together may be so many bytes."""
+    """The topics that are not known and have records waiting, which together may be so many bytes, or one record."""
 
     def __init__(self, bytes_max: int) -> None:
         #: Set while there is something to ask Kafka.
@@ -49,7 +49,7 @@ class UnknownTopics:
         queue = self._queues.get(topic)
         if queue is None and len(self._queues) >= limits.UNKNOWN_TOPICS_MAX:
             raise GatewayError(f"topic {topic} is not known, as too many others are not", Refusal.UNKNOWN_TOPIC)
-        if self._bytes + entry[6] > self._bytes_max:
+        if self._bytes and self._bytes + entry[6] > self._bytes_max:
             raise GatewayError(f"topic {topic} is not known, and too much waits for such", Refusal.UNKNOWN_TOPIC)
         if queue is None:
             queue = self._queues[topic] = PartitionQueue(0)

@@ -204,6 +204,35 @@ async def test_records_beside_one_that_kafka_refuses_are_stored_in_order(
     assert told(gateway.metrics.failed("MessageSizeTooLargeError")) == 2
 
 
+async def test_a_poison_record_costs_its_neighbours_nothing(
+    broker: KafkaBroker, start_gateway: StartGateway, topic: str
+) -> None:
+    dead = f"{topic}-dead"
+    gateway, outcomes = await start_gateway({}, dead_letter_topic=dead), Outcomes()
+    broker.create_topic(topic, 1, {"max.message.bytes": "20000"})
+    await gateway.add_topics([topic])
+    # Kafka takes less than the gateway believes, so that it is Kafka which refuses.
+    gateway.directory._bytes_max[topic] = 1_048_588
+    destination = gateway.destination(topic, b"key", None, "a rule")
+    poison = {7, 8, 30}
+    for token in range(60):
+        value = b"%d" % token + bytes(50_000) * (token in poison)
+        gateway.enqueue(destination, value, [], outcomes, token)
+    assert await gateway.flush(60) == 0
+    assert sorted(outcomes.stored) == sorted(outcomes.order) == list(range(60))
+    neighbours = [token for token in range(60) if token not in poison]
+    assert [token for token in outcomes.order if token not in poison] == neighbours
+    assert [int(record.value or b"") for record in await read(broker, topic)] == neighbours
+    letters = await read(broker, dead)
+    assert {int((letter.value or b"").rstrip(b"\0")) for letter in letters} == poison
+    assert len(letters) == len(poison)
+    for letter in letters:
+        headers = dict(letter.headers)
+        assert (letter.key, headers["mqk.cause"], headers["mqk.rule"]) == (b"key", b"too_large", b"a rule")
+        assert b"MessageSizeTooLarge" in (headers["mqk.error"] or b"")
+    assert told(gateway.metrics.dead_letters.labels("too_large")) == len(poison)
+
+
 async def test_producers_replaced_under_load_keep_the_order(
     broker: KafkaBroker, start_gateway: StartGateway, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,14 +84,6 @@ class MemoryGateway:
             self._count(-size)
             self.enqueue(destination, value, headers, recipient, token)
 
-    def give_up_unknown(self) -> None:
-        """The deadline has come of what waits for topics that are not there."""
-        for topic, queue in list(self._unknown.items()):
-            del self._unknown[topic]
-            for entry in queue.entries:
-                self._refuse(entry, GatewayError(f"topic {topic} does not exist", Refusal.UNKNOWN_TOPIC))
-                self._count(-entry[6])
-
     def stored(self, topic: str) -> list[Record]:
         """The records of a topic by partition and offset."""
         return [record for (name, _), records in sorted(self.log.items()) if name == topic for record in records]

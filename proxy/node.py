@@ -232,7 +232,9 @@ def explain(settings: Settings, topic: str, clientid: str, username: str | None)
     routes = route_table(settings)
     message = Scope(topic, clientid, username, qos=1, ts=wall_ms())
     plan = HeaderPlan(settings.kafka.headers, settings.node.id)
-    partitions = Partitions(settings.kafka.partitions, settings.routing.md5_partitions)
+    clusters = {DEFAULT: settings.kafka, **settings.kafka.clusters}
+    counts = {name: cluster.partitions for name, cluster in clusters.items()}
+    partitions = Partitions(counts, settings.routing.md5_partitions)
     return explain_publish(routes, plan, message, settings.routing.unmatched, partitions)
 
 

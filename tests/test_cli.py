@@ -244,4 +244,9 @@ def test_route_explain(run: Run, node: Node) -> None:
     assert node.given[1:] == ("tlink/a/ota", "c1", "u")
     assert result.out.split() == ["FIELD", "VALUE", "rule", '"ota"', "partition", "3", "key", "unset"]
     assert json.loads(run("route", "explain", "x", "--json").out) == node.answer
+    node.answer = {"rules": ["a: no", "b: matches"], "records": [{"key": "k", "headers": {"mqtt.topic": "x"}}]}
+    assert [line.split(maxsplit=1) for line in run("route", "explain", "x").out.splitlines()[1:]] == [
+        ["rules[0]", '"a: no"'], ["rules[1]", '"b: matches"'], ["records[0].key", '"k"'],
+        ["records[0].headers.mqtt.topic", '"x"'],
+    ]  # fmt: skip
     assert node.given[1:] == ("x", "device", None)

@@ -26,6 +26,7 @@ from proxy.mqtt.encode import encode_packet
 from proxy.mqtt.packets import MQTT_5_0, REQUEST_PROBLEM_INFORMATION, Connect, Publish
 from proxy.mqtt.topics import TopicName
 from proxy.node import Node
+from proxy.policy.partitioners import murmur2_partition
 from tests.support.fakes import ShortSleeps, until
 from tests.support.memory_gateway import PARTITIONS, MemoryGateway
 
@@ -566,6 +567,39 @@ def test_explain_counts_partitions(overrides: dict[str, object], partitions: int
     (record,) = explained["records"]
     assert record["partition"] == md5_partition("tlink/ü".encode(), hashed)
     assert record["partitions"] == partitions
+
+
+def test_explain_rules_of_your_own(tmp_path: Path) -> None:
+    config = tmp_path / "mqk.toml"
+    write(
+        config,
+        """
+[kafka.clusters.backup]
+bootstrap_servers = ["b:9092"]
+partitions = 3
+[[routing.rules]]
+name = "alarms"
+filter = "alarms/{plant}"
+topic = ["${plant}@backup", "t_all"]
+key = "${username}"
+partitioner = "murmur2"
+headers = { plant = "${plant}", none = "${cert.cn}" }
+[[routing.rules]]
+name = "any"
+filter = "#"
+topic = "t_any"
+partitioner = "random"
+""",
+    )
+    explained = node.explain(settings(config), "alarms/berlin", "c1", "u")
+    assert explained["rules"] == ["alarms: matches"]
+    first, second = explained["records"]
+    assert (first["cluster"], first["kafka_topic"], first["key"], first["partitions"]) == ("backup", "berlin", "u", 3)
+    assert first["refused"] == "berlin is not in routing.allowed_topics"
+    assert (second["refused"], second["partition"]) == (None, murmur2_partition(b"u", 12))
+    assert second["headers"] == {"mqtt.topic": "alarms/berlin", "mqtt.clientid": "c1", "plant": "berlin"}
+    (record,) = node.explain(settings(config), "x", "c1", None)["records"]
+    assert (record["rule"], record["partition"]) == ("any", None)
 
 
 @pytest.mark.parametrize("unmatched", ["drop", "reject", "dead_letter"])

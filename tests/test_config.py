@@ -226,7 +226,10 @@ def test_further_clusters_have_names_and_the_same_keys(toml: Path) -> None:
             CLUSTER + 'unsafe_acks = "1"',
             "kafka.clusters.backup.unsafe_idempotence: Kafka is idempotent only with",
         ),
-        (CLUSTER + 'compression = "gzip"', "kafka.clusters.backup.compression: not in this version"),
+        (
+            CLUSTER + 'client = { sasl_kerberos_service_name = "k" }',
+            "kafka.clusters.backup.client.sasl_kerberos_service_name: not in",
+        ),
         ("[kafka]\nclusters = 1", "kafka.clusters: should be a valid dictionary, not 1"),
     ],
 )

@@ -387,7 +387,6 @@ class AioKafkaGateway:
                     # The topic was made anew with fewer partitions. Sent again, these find the one of their key.
                     gone = GatewayError(f"topic {worker.topic} has no partition {worker.partition} any more")
                     self.settle(worker.take_overdue(math.inf), gone)
-
         self._let_go_idle()
 
     async def _learn(self) -> None:
@@ -397,7 +396,7 @@ class AioKafkaGateway:
         there = await self.directory.learn(names)
         if there is None:
             return
-        self._unknown.deny(set(names) - there, "does not exist")
+        self._unknown.deny(set(names) - there, "does not exist, or may not be seen")
         for topic in sorted(there):
             if self._make_room_for(topic):
                 for entry in self._unknown.release(topic):
@@ -408,7 +407,7 @@ class AioKafkaGateway:
 
     def _make_room_for(self, topic: str) -> bool:
         """Counts a topic among the learned ones, if there is room or one of them has nothing to do."""
-        if topic not in self._start_topics:
+        if topic not in self._start_topics and topic not in self._learned:
             if len(self._learned) >= limits.LEARNED_TOPICS_MAX:
                 self._let_go(self._idle_topics()[:1])
             if len(self._learned) >= limits.LEARNED_TOPICS_MAX:

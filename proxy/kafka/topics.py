@@ -8,6 +8,7 @@ from typing import Any, Final
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.metadata import MetadataRequest
 
 from proxy import limits
 from proxy.clock import monotonic
@@ -108,28 +109,21 @@ class TopicDirectory:
         if hidden:
             raise ConfigError("kafka.client", f"these credentials may not describe topics {', '.join(sorted(hidden))}")
         self.changed = False
-        await self._read_limits(list(self._partitions))
-        self._limits_read_at = monotonic()
+        await self._refresh_limits()
 
     async def learn(self, topics: Sequence[str]) -> set[str] | None:
-        """Which of these are there; None when the cluster does not answer. It is asked for all that it has: of one that
-        it is asked for by name it may make a new one.
-        """
-        fresh: set[str] = set()
+        """Which of these are there; from now on they are known. None when the cluster does not answer."""
         try:
             async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
-                listed = set(await self._admin.list_topics()).intersection(topics)
-                fresh = listed - self._partitions.keys()
-                self._partitions |= dict.fromkeys(fresh, 0)
-                if fresh:
-                    await self._read_limits(sorted(fresh))
-                    await self._read_partitions()
+                there = {each["topic"]: len(each["partitions"]) for each in await self._describe(topics)}
+                fresh = {topic: count for topic, count in there.items() if count and topic not in self._partitions}
+                bytes_max = await self._read_limits(sorted(fresh))
         except UNREACHABLE as error:
             log.warning("kafka does not answer", extra={"error": repr(error), "brokers": self.bootstrap_servers})
-            for topic in fresh:
-                self.forget(topic)
             return None
-        return {topic for topic in listed if self._partitions[topic]}
+        self._bytes_max |= bytes_max
+        self._partitions |= fresh
+        return {topic for topic in topics if self.partitions(topic)}
 
     def forget(self, topic: str) -> None:
         """Nobody writes to this topic any more."""
@@ -144,8 +138,7 @@ class TopicDirectory:
                 await self._read_partitions()
             if monotonic() - self._limits_read_at > limits.TOPIC_REFRESH_SECONDS:
                 async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
-                    await self._read_limits(list(self._partitions))
-                    self._limits_read_at = monotonic()
+                    await self._refresh_limits()
         except UNREACHABLE as error:
             log.warning("kafka does not answer", extra={"error": repr(error), "brokers": self.bootstrap_servers})
             return False
@@ -175,7 +168,7 @@ class TopicDirectory:
     async def _read_partitions(self) -> list[str]:
         """Returns the topics that Kafka does not let us see; what is known of them stays as it is."""
         hidden = []
-        for description in await self._admin.describe_topics(list(self._partitions)):
+        for description in await self._describe(list(self._partitions)):
             topic, count = description["topic"], len(description["partitions"])
             if topic not in self._partitions:
                 continue  # It was forgotten meanwhile.
@@ -192,7 +185,20 @@ class TopicDirectory:
                 self._partitions[topic] = count
         return hidden
 
-    async def _read_limits(self, topics: list[str]) -> None:
+    async def _describe(self, topics: Sequence[str]) -> list[dict[str, Any]]:
+        """As the admin client's `describe_topics`, which lets the cluster create what it is asked for by name."""
+        request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+        response = await self._admin._send_request(request)
+        described: list[dict[str, Any]] = response.to_object()["topics"]
+        return described
+
+    async def _refresh_limits(self) -> None:
+        bytes_max = await self._read_limits(list(self._partitions))
+        # Some may have been forgotten meanwhile.
+        self._bytes_max |= {topic: most for topic, most in bytes_max.items() if topic in self._partitions}
+        self._limits_read_at = monotonic()
+
+    async def _read_limits(self, topics: list[str]) -> dict[str, int]:
         """max.message.bytes of each topic; a cluster that cannot say is taken to have Kafka's default."""
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None}) for topic in topics]
         try:
@@ -200,8 +206,10 @@ class TopicDirectory:
         except kafka_errors.IncompatibleBrokerVersion:
             log.info("cluster does not tell max.message.bytes")
             responses = []
+        found = {}
         for response in responses:
             for code, _, _, topic, entries in response.resources:
                 values = [int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"]
-                if values and not code and topic in self._partitions:
-                    self._bytes_max[topic] = values[0]
+                if values and not code:
+                    found[topic] = values[0]
+        return found

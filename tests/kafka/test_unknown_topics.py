@@ -109,26 +109,6 @@ async def test_bytes_that_wait_are_bounded(fake: FakeKafka, start_gateway: Start
     assert gateway.unknown_topics == 1
 
 
-async def test_kafka_is_never_asked_for_an_unknown_topic_by_name(
-    fake: FakeKafka, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway, outcomes = await start_gateway({"up": 1}), Outcomes()
-    asked: list[str] = []
-    [admin] = fake.admins
-    describe = admin.describe_topics
-
-    async def spy(names: list[str]) -> list[dict[str, object]]:
-        asked.extend(names)
-        return await describe(names)
-
-    monkeypatch.setattr(admin, "describe_topics", spy)
-    send(gateway, "invented", b"key", outcomes, [1])
-    await until(lambda: "invented" in gateway._unknown._denied, "Kafka has said that it is not there")
-    await until(lambda: "up" in asked, "the cluster has been probed")
-    assert "invented" not in asked
-    assert "invented" not in fake.topics
-
-
 async def test_a_record_that_turns_out_too_large_for_a_learned_topic_is_refused_alone(
     fake: FakeKafka, start_gateway: StartGateway
 ) -> None:

@@ -6,7 +6,7 @@ COPY proxy proxy
 RUN python -m venv /opt/mqk
 RUN /opt/mqk/bin/pip wheel --quiet --no-cache-dir --no-deps --wheel-dir dist .
 RUN /opt/mqk/bin/pip install --quiet --no-cache-dir --constraint requirements.lock \
-    "$(ls dist/*.whl)[fast]"
+    "$(ls dist/*.whl)[fast,regex]"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin mqk

@@ -57,7 +57,7 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(JAVA) $(NOD
 	@tools/need python
 	@echo "Installing the proxy into .venv"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@$(PIP) --editable '.[embedded,fast]'
+	@$(PIP) --editable '.[embedded,fast,regex]'
 	@touch $@
 
 .venv/.dev: .venv/.run

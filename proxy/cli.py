@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -173,7 +173,7 @@ def explain(
     if as_json:
         _print_json(explained)
     else:
-        _print_table(("field", "value"), [(name, _literal(value)) for name, value in explained.items()])
+        _print_table(("field", "value"), [(name, _literal(value)) for name, value in _flat(explained)])
 
 
 def _load(path: Path | None, overrides: Sequence[str] | None, base: Mapping[str, Any] | None = None) -> "Loaded":
@@ -223,6 +223,17 @@ def _print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:
+    """One row for each value; what stands in a list or a table has its place in its name."""
+    for name, value in table.items():
+        if isinstance(value, list):
+            yield from _flat({f"{name}[{index}]": item for index, item in enumerate(value)}, above)
+        elif isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield above + name, value
 
 
 def _literal(value: object) -> str:

@@ -15,7 +15,8 @@ from proxy import limits, logs
 from proxy.admin.app import AdminServer, Check, Views, make_app
 from proxy.clock import monotonic, wall_ms
 from proxy.config import Settings, changed, split_address
-from proxy.errors import ConfigError
+from proxy.config.settings import KafkaCluster
+from proxy.errors import ConfigError, GatewayError
 from proxy.flows.drain import drain
 from proxy.flows.explain import Partitions
 from proxy.flows.explain import explain as explain_publish
@@ -28,11 +29,13 @@ from proxy.flows.sessions import Sessions
 from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.flows.wills import Wills
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
+from proxy.kafka.clusters import DEFAULT, Clusters
 from proxy.kafka.embedded import EmbeddedKafka
+from proxy.kafka.gateway import GatewayStatus
 from proxy.kafka.internal import InternalTopic, ensure_internal, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
 from proxy.kafka.topics import UNREACHABLE
-from proxy.metrics import Metrics
+from proxy.metrics import GatewayMetrics, Metrics
 from proxy.mqtt.packets import ReasonCode
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
@@ -55,7 +58,15 @@ class Node:
         self.settings = settings
         self._embedded = embedded
         self.metrics = Metrics()
-        self.gateway = AioKafkaGateway(_gateway_settings(settings), self.metrics.gateway)
+        self.clusters = Clusters(
+            {
+                name: AioKafkaGateway(
+                    _gateway_settings(settings, cluster), GatewayMetrics(self.metrics.kafka, name or "default")
+                )
+                for name, cluster in {DEFAULT: settings.kafka, **settings.kafka.clusters}.items()
+            }
+        )
+        self.gateway = self.clusters.gateways[DEFAULT]
         self.presence = Presence(
             self.gateway,
             self.metrics,
@@ -75,7 +86,7 @@ class Node:
                 settings.sessions.expiry_max_seconds,
                 settings.auth.bind_client_id,
             ),
-            {"": self.gateway},
+            self.clusters.gateways,
             route_table(settings),
             self.chain,
             self.sessions,
@@ -103,7 +114,8 @@ class Node:
         )
         self.uplink.joined = self.membership.joined.is_set
         loop = asyncio.get_running_loop()
-        self.gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
+        for gateway in self.clusters.gateways.values():
+            gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
         self.admin = AdminServer(
             make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
         )
@@ -123,31 +135,30 @@ class Node:
         return Check(self.started.is_set(), "ready" if self.started.is_set() else "waiting for kafka")
 
     def checks(self) -> dict[str, Check]:
-        status = self.gateway.status()
-        return {
-            "kafka": Check(
-                status.ready,
-                {
-                    "bootstrap_servers": self.settings.kafka.bootstrap_servers,
-                    "queued_bytes": status.queued_bytes,
-                    "oldest_record_seconds": round(status.oldest_age_seconds, 3),
-                    "congested": status.above_high_water,
-                },
-            ),
-            "started": self.ready(),
-            "safe": Check(not self._unsafe(), self._unsafe() or "acks=all, idempotent"),
-        }
+        checks = {}
+        for name, gateway in self.clusters.gateways.items():
+            cluster = self.settings.kafka.clusters[name] if name else self.settings.kafka
+            checks[f"kafka.{name}" if name else "kafka"] = self._check(
+                name, gateway.status(), cluster.bootstrap_servers
+            )
+        unsafe = self.settings.unsafe()
+        checks["started"] = self.ready()
+        checks["safe"] = Check(not unsafe, unsafe or "acks=all, idempotent")
+        return checks
 
-    def _unsafe(self) -> list[str]:
-        kafka = self.settings.kafka
-        unsafe = {
-            "kafka.unsafe_acks": kafka.unsafe_acks != "all",
-            "kafka.unsafe_idempotence": not kafka.unsafe_idempotence,
+    def _check(self, cluster: str, status: GatewayStatus, bootstrap_servers: list[str]) -> Check:
+        detail: dict[str, object] = {
+            "bootstrap_servers": bootstrap_servers,
+            "queued_bytes": status.queued_bytes,
+            "oldest_record_seconds": round(status.oldest_age_seconds, 3),
+            "congested": status.above_high_water,
         }
-        return [name for name, weaker in unsafe.items() if weaker]
+        if cluster in self.clusters.problems:
+            detail["problem"] = str(self.clusters.problems[cluster])
+        return Check(status.ready, detail)
 
     def _add_gauges(self) -> None:
-        gauge, total, gateway, listener = self.metrics.gauge, self.metrics.total, self.gateway, self.listener
+        gauge, total, listener = self.metrics.gauge, self.metrics.total, self.listener
         gauge("mqk_connections", "Open connections", lambda: len(listener.connections))
         gauge("mqk_connections_held", "Connections that back-pressure holds", lambda: listener.held)
         total("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
@@ -156,10 +167,25 @@ class Node:
         gauge("mqk_logins_waiting", "Logins that are being checked", lambda: self.uplink.logins_waiting)
         gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
         gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
-        gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda: gateway.status().queued_bytes)
-        gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest one", lambda: gateway.status().oldest_age_seconds)
-        gauge("mqk_kafka_ready", "1 when Kafka answers", lambda: float(gateway.status().ready))
-        sessions, membership = self.sessions, self.membership
+        gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self.settings.unsafe())))
+        self._add_session_gauges()
+        self._add_kafka_gauges()
+
+    def _add_kafka_gauges(self) -> None:
+        """One of each for every cluster."""
+
+        def gauge(name: str, documentation: str, read: Callable[[AioKafkaGateway], float]) -> None:
+            reads = {name or "default": partial(read, each) for name, each in self.clusters.gateways.items()}
+            self.metrics.gauge_by_cluster(name, documentation, reads)
+
+        gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda each: each.status().queued_bytes)
+        gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest", lambda each: each.status().oldest_age_seconds)
+        gauge("mqk_kafka_ready", "1 when Kafka answers", lambda each: float(each.ready))
+        gauge("mqk_kafka_unknown_topics", "Topics that records wait for", lambda each: each.unknown_topics)
+        gauge("mqk_kafka_learned_topics", "Topics in use that no setting names", lambda each: each.learned_topics)
+
+    def _add_session_gauges(self) -> None:
+        gauge, total, sessions, membership = self.metrics.gauge, self.metrics.total, self.sessions, self.membership
         gauge("mqk_sessions", "Clients that are connected or have a session, in the cluster", self._count_sessions)
         gauge("mqk_session_claims_waiting", "Connections that wait for their CLAIM", lambda: sessions.claims_waiting)
         total("mqk_session_claims_late", "Connections whose CLAIM came too late", lambda: sessions.claims_late)
@@ -170,7 +196,6 @@ class Node:
         gauge("mqk_session_log_silence_seconds", "Since the log was heard", lambda: membership.silence_seconds)
         gauge("mqk_nodes", "Replicas that are alive", lambda: len(membership.registry.alive(monotonic())))
         gauge("mqk_announcements_waiting", "Status records to be written", lambda: self.presence.waiting)
-        gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self._unsafe())))
 
     def _count_sessions(self) -> float:
         return sum(table.live + table.offline for table in self.sessions.tables)
@@ -180,7 +205,9 @@ class Node:
     async def start(self) -> None:
         """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
         await self._ensure_internal()
-        await self.gateway.start([*self.topics, *(topic.name for topic in self._internal)])
+        routes = self.uplink.routes
+        further = {name: routes.topics(name) for name in self.clusters.gateways if name != DEFAULT}
+        await self.clusters.start({DEFAULT: [*self.topics, *(topic.name for topic in self._internal)], **further})
         self._check_md5_partitions(self.topics)
         await self._join()
         for listener in self.settings.listeners:
@@ -246,21 +273,27 @@ class Node:
         return route_table(self.settings.model_copy(update={"routing": written.routing}))
 
     async def _prepare_routes(self, routes: RouteTable) -> None:
-        added = [topic for topic in routes.topics() if topic not in self.topics]
-        if added:
-            await self.gateway.add_topics(added)
-            self._check_md5_partitions(added)
+        """Their topics are there. Raises ConfigError, and GatewayError: a cluster does not answer."""
+        for name, gateway in self.clusters.gateways.items():
+            known = self.uplink.routes.topics(name)
+            added = [topic for topic in routes.topics(name) if topic not in known]
+            if added and not gateway.ready:
+                raise GatewayError(f"topics {', '.join(added)}: kafka cluster {name or 'default'} does not answer")
+            if added:
+                await gateway.add_topics(added)
+        self._check_md5_partitions(routes.topics())
 
     async def stop(self, drain_seconds: float) -> None:
-        """Lets the devices go, empties the queue, ends everything."""
+        """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
+        drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
         if self.started.is_set():
             await drain(self.listener, self.uplink, drain_seconds)
         self.listener.stop()
         left = max(1.0, drain_seconds - (monotonic() - began))
-        unsettled = await self.gateway.flush(left)
+        unsettled = await self.clusters.flush(left)
         await self._leave()
-        await self.gateway.stop()
+        await self.clusters.stop()
         self.chain.close()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
@@ -299,7 +332,9 @@ def explain(settings: Settings, topic: str, clientid: str, username: str | None)
     routes = route_table(settings)
     message = Scope(topic, clientid, username, qos=1, ts=wall_ms())
     plan = HeaderPlan(settings.kafka.headers, settings.node.id)
-    partitions = Partitions(settings.kafka.partitions, settings.routing.md5_partitions)
+    clusters = {DEFAULT: settings.kafka, **settings.kafka.clusters}
+    counts = {name: cluster.partitions for name, cluster in clusters.items()}
+    partitions = Partitions(counts, settings.routing.md5_partitions)
     return explain_publish(routes, plan, message, settings.routing.unmatched, partitions)
 
 
@@ -311,6 +346,7 @@ def route_table(settings: Settings) -> RouteTable:
         node=settings.node.id,
         internal_prefix=kafka.internal_prefix,
         allowed_topics=routing.allowed_topics,
+        clusters={DEFAULT, *kafka.clusters},
         match_all=routing.match == "all",
     )
     # Not `model_dump`, which takes most of a second for ten thousand rules.
@@ -407,7 +443,8 @@ async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Even
 async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     kafka = EmbeddedKafka()
     internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes")]
-    await kafka.start([*route_table(settings).topics(), settings.status_topic(), *internal])
+    dead_letters = [topic] if (topic := settings.dead_letter_topic()) else []
+    await kafka.start([*route_table(settings).topics(), settings.status_topic(), *dead_letters, *internal])
     there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1}
 
     def embedded(given: Settings) -> Settings:
@@ -450,20 +487,20 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _gateway_settings(settings: Settings) -> GatewaySettings:
-    kafka = settings.kafka
+def _gateway_settings(settings: Settings, cluster: KafkaCluster) -> GatewaySettings:
     return GatewaySettings(
-        bootstrap_servers=kafka.bootstrap_servers,
+        bootstrap_servers=cluster.bootstrap_servers,
         client_id=f"mqk-{settings.node.id}",
-        delivery_timeout_seconds=kafka.delivery_timeout_seconds,
-        queue_bytes_max=kafka.queue_bytes_max,
-        acks=kafka.unsafe_acks if kafka.unsafe_acks == "all" else int(kafka.unsafe_acks),
-        idempotence=kafka.unsafe_idempotence,
+        delivery_timeout_seconds=cluster.delivery_timeout_seconds,
+        queue_bytes_max=cluster.queue_bytes_max,
+        acks=cluster.unsafe_acks if cluster.unsafe_acks == "all" else int(cluster.unsafe_acks),
+        idempotence=cluster.unsafe_idempotence,
         md5_partitions=settings.routing.md5_partitions,
-        create_topics=kafka.create_topics,
-        partitions=kafka.partitions,
-        replication_factor=kafka.replication_factor,
-        client=kafka.client.model_dump(),
+        dead_letter_topic=settings.dead_letter_topic(),
+        create_topics=cluster.create_topics,
+        partitions=cluster.partitions,
+        replication_factor=cluster.replication_factor,
+        client=cluster.client.model_dump(),
     )
 
 

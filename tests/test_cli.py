@@ -142,6 +142,16 @@ def test_check_config_reads_the_password_files(run: Run) -> None:
     assert (result.code, result.err.split(": ")[1]) == (2, "passwd:2")
 
 
+def test_check_config_compiles_the_rules(run: Run) -> None:
+    rules = '[auth]\nanonymous = true\n[[routing.rules]]\nname = "mine"\nfilter = "a/#"\ntopic = "${nope}"\n'
+    Path("mqk.toml").write_text(rules)
+    result = run("check-config", "--config", "mqk.toml")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith('mqk: routing.rules[0] "mine": topic: unknown variable ${nope}; there are prefix, ')
+    Path("mqk.toml").write_text(rules.replace("nope", "clientid"))
+    assert run("check-config", "--config", "mqk.toml") == (0, "mqk.toml: ok\n", "")
+
+
 def test_check_config_warns(run: Run) -> None:
     result = run("check-config", "--set", "auth.anonymous=true", "--set", "routing.md5_partitions=300")
     assert (result.code, result.out) == (0, "configuration: ok\n")
@@ -234,4 +244,9 @@ def test_route_explain(run: Run, node: Node) -> None:
     assert node.given[1:] == ("tlink/a/ota", "c1", "u")
     assert result.out.split() == ["FIELD", "VALUE", "rule", '"ota"', "partition", "3", "key", "unset"]
     assert json.loads(run("route", "explain", "x", "--json").out) == node.answer
+    node.answer = {"rules": ["a: no", "b: matches"], "records": [{"key": "k", "headers": {"mqtt.topic": "x"}}]}
+    assert [line.split(maxsplit=1) for line in run("route", "explain", "x").out.splitlines()[1:]] == [
+        ["rules[0]", '"a: no"'], ["rules[1]", '"b: matches"'], ["records[0].key", '"k"'],
+        ["records[0].headers.mqtt.topic", '"x"'],
+    ]  # fmt: skip
     assert node.given[1:] == ("x", "device", None)

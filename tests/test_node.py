@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from proxy.mqtt.encode import encode_packet
 from proxy.mqtt.packets import MQTT_5_0, REQUEST_PROBLEM_INFORMATION, Connect, Publish
 from proxy.mqtt.topics import TopicName
 from proxy.node import Node
+from proxy.policy.partitioners import murmur2_partition
 from tests.support.fakes import ShortSleeps, until
 from tests.support.memory_gateway import PARTITIONS, MemoryGateway
 
@@ -32,10 +34,11 @@ from tests.support.memory_gateway import PARTITIONS, MemoryGateway
 CONNECT = encode_packet(Connect(MQTT_5_0, "c1", keep_alive=60, properties={REQUEST_PROBLEM_INFORMATION: 0}), MQTT_5_0)
 PUBLISH = encode_packet(Publish(TopicName("tlink/a", b"tlink/a"), b"hi", 1, packet_id=1), MQTT_5_0)
 PUBACK = b"\x40\x02\x00\x01"
+DEFAULT_CLUSTER = {"cluster": "default"}
 SHUTTING_DOWN = b"\xe0\x01\x8b"
 
 
-def settings(**overrides: object) -> Settings:
+def settings(file: Path | None = None, **overrides: object) -> Settings:
     flags = {
         "node.id": "node-7",
         "kafka.topic_prefix": "t_",
@@ -45,7 +48,7 @@ def settings(**overrides: object) -> Settings:
         **{name.replace("__", "."): value for name, value in overrides.items()},
     }
     given = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in flags.items()]
-    return load(None, given, {}).settings
+    return load(file, given, {}).settings
 
 
 class Gateway(MemoryGateway):
@@ -55,6 +58,7 @@ class Gateway(MemoryGateway):
 
     def __init__(self, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
         super().__init__(queue_bytes_max=settings.queue_bytes_max, md5_partitions=settings.md5_partitions)
+        self.unknown_topics = self.learned_topics = 0
         self.settings = settings
         self.stopped = False
         Gateway.latest = self
@@ -140,6 +144,52 @@ async def test_healthy_only_while_kafka_answers(make: Callable[..., Node]) -> No
     }
 
 
+async def test_each_cluster_has_a_check_and_figures(make: Callable[..., Node]) -> None:
+    replica = make(kafka__clusters__backup__bootstrap_servers="b:9092", kafka__clusters__backup__partitions=3)
+    await replica.start()
+    backup = Gateway.latest
+    assert backup.settings.bootstrap_servers == ["b:9092"]
+    assert (backup.settings.partitions, backup.settings.client_id) == (3, "mqk-node-7")
+    assert replica.checks().keys() == {"kafka", "kafka.backup", "started", "safe"}
+    backup.ready = False
+    replica.clusters.problems["backup"] = ConfigError("kafka.clusters.backup.create_topics", "false")
+    checks = replica.checks()
+    assert (checks["kafka"].ok, checks["kafka.backup"].ok) == (True, False)
+    assert "problem" not in dict(checks["kafka"].detail)  # type: ignore[call-overload]
+    assert checks["kafka.backup"].detail == {
+        "bootstrap_servers": ["b:9092"],
+        "queued_bytes": 0,
+        "oldest_record_seconds": 0.0,
+        "congested": False,
+        "problem": "kafka.clusters.backup.create_topics: false",
+    }
+    read = replica.metrics.registry.get_sample_value
+    assert [read("mqk_kafka_ready", {"cluster": name}) for name in ("default", "backup")] == [1, 0]
+
+
+async def test_relief_of_a_further_cluster_reaches_who_is_held_for_it(make: Callable[..., Node]) -> None:
+    replica = make(kafka__clusters__backup__bootstrap_servers="b:9092")
+    await replica.start()
+    backup = Gateway.latest
+    _, writer = await connect(replica)
+    [connection] = replica.listener.connections
+    backup.congested = True
+    connection.hold_for(backup)
+    backup.congested = False
+    backup.on_relief()
+    await until(lambda: replica.listener.held == 0, "the device goes on")
+    await replica.stop(0)
+    assert all(gateway.stopped for gateway in replica.clusters.gateways.values())  # type: ignore[attr-defined]
+    writer.close()
+
+
+async def test_dead_letters_have_a_topic_unless_they_are_off(make: Callable[..., Node]) -> None:
+    make()
+    assert Gateway.latest.settings.dead_letter_topic == "t_dead_letter"
+    make(routing__dead_letter=False)
+    assert Gateway.latest.settings.dead_letter_topic is None
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
@@ -174,8 +224,8 @@ async def test_figures_are_read_when_they_are_asked_for(make: Callable[..., Node
     assert read("mqk_connections") == 1
     Gateway.latest.hold()
     writer.write(PUBLISH)
-    await until(lambda: read("mqk_kafka_queue_bytes"), "the queue")
-    assert read("mqk_kafka_ready") == 1
+    await until(lambda: read("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the queue")
+    assert read("mqk_kafka_ready", DEFAULT_CLUSTER) == 1
     assert (read("mqk_connections_held"), read("mqk_connections_refused_total")) == (0, 0)
     other, other_writer = await asyncio.open_connection("127.0.0.1", port_of(replica))
     assert await asyncio.wait_for(other.read(), 5) == b""
@@ -206,7 +256,9 @@ async def test_a_device_from_connect_to_shutdown(make: Callable[..., Node]) -> N
     reader, writer = await connect(replica)
     gateway.hold()
     writer.write(PUBLISH)
-    await until(lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes"), "the message waits")
+    await until(
+        lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the message waits"
+    )
     stopping = asyncio.create_task(replica.stop(10))
     gateway.release()
     await asyncio.wait_for(stopping, 5)
@@ -234,12 +286,30 @@ async def test_the_queue_has_a_second_when_there_was_no_time_to_drain(
     gateway = Gateway.latest
     gateway.hold()
     writer.write(PUBLISH)
-    await until(lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes"), "the message waits")
+    await until(
+        lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the message waits"
+    )
     await asyncio.wait_for(replica.stop(0), 5)
     assert await asyncio.wait_for(reader.read(), 5) == SHUTTING_DOWN
     assert allowed == [1.0]
     assert gateway.stopped
     writer.close()
+
+
+@pytest.mark.parametrize(("given", "drained"), [(30.0, 27.0), (4.0, 2.0), (0.0, 0.0)])
+async def test_the_devices_leave_time_for_the_end(
+    make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, given: float, drained: float
+) -> None:
+    allowed = []
+
+    async def drain(_listener: object, _uplink: object, seconds: float) -> None:
+        allowed.append(seconds)
+
+    monkeypatch.setattr(node, "drain", drain)
+    replica = make()
+    await replica.start()
+    await replica.stop(given)
+    assert allowed == [drained]
 
 
 async def test_stop_before_start(make: Callable[..., Node]) -> None:
@@ -392,6 +462,52 @@ async def test_a_stop_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     replica.listener.stop()
 
 
+@pytest.mark.usefixtures("unchanged_process")
+async def test_sighup_puts_new_rules_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tmp_path / "mqk.toml"
+    config.write_text('[[routing.rules]]\nfilter = "a/#"\ntopic = "t_one"\n')
+    caplog.set_level(logging.INFO)
+
+    def read() -> Settings:
+        return settings(file=config)
+
+    replicas: list[Node] = []
+
+    async def accompany(replica: Node) -> None:
+        replicas.append(replica)
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(node._serve(read(), read, accompany))
+    await until(lambda: replicas, "the replica has started")
+    (replica,) = replicas
+    count = partial(replica.metrics.registry.get_sample_value, "mqk_reloads_total")
+    write(config, '[mqtt]\nreceive_maximum = 7\n[[routing.rules]]\nfilter = "a/#"\ntopic = ["t_two", "t_one"]\n')
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: count({"result": "applied"}) == 1, "the new rules")
+    assert replica.topics == ["t_two", "t_one", "t_status"]
+    assert replica.gateway.destination("t_two", b"").partition >= 0
+    (later,) = [record for record in caplog.records if "next start" in record.message]
+    assert vars(later)["settings"] == ["mqtt.receive_maximum"]
+
+    write(config, '[[routing.rules]]\nfilter = "a/#"\ntopic = "${nope}"\n')
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: count({"result": "refused"}) == 1, "the refusal")
+    write(config, "[routing\n")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: count({"result": "refused"}) == 2, "the next refusal")
+    assert replica.topics == ["t_two", "t_one", "t_status"]
+    Gateway.latest.ready = False
+    write(config, '[[routing.rules]]\nfilter = "a/#"\ntopic = "t_three"\n')
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: count({"result": "refused"}) == 3, "the refusal while kafka does not answer")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(task, 5) == 0
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
 @pytest.fixture
 def unchanged_log_levels() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("aiokafka", "uvicorn")]
@@ -451,6 +567,39 @@ def test_explain_counts_partitions(overrides: dict[str, object], partitions: int
     (record,) = explained["records"]
     assert record["partition"] == md5_partition("tlink/ü".encode(), hashed)
     assert record["partitions"] == partitions
+
+
+def test_explain_rules_of_your_own(tmp_path: Path) -> None:
+    config = tmp_path / "mqk.toml"
+    write(
+        config,
+        """
+[kafka.clusters.backup]
+bootstrap_servers = ["b:9092"]
+partitions = 3
+[[routing.rules]]
+name = "alarms"
+filter = "alarms/{plant}"
+topic = ["${plant}@backup", "t_all"]
+key = "${username}"
+partitioner = "murmur2"
+headers = { plant = "${plant}", none = "${cert.cn}" }
+[[routing.rules]]
+name = "any"
+filter = "#"
+topic = "t_any"
+partitioner = "random"
+""",
+    )
+    explained = node.explain(settings(config), "alarms/berlin", "c1", "u")
+    assert explained["rules"] == ["alarms: matches"]
+    first, second = explained["records"]
+    assert (first["cluster"], first["kafka_topic"], first["key"], first["partitions"]) == ("backup", "berlin", "u", 3)
+    assert first["refused"] == "berlin is not in routing.allowed_topics"
+    assert (second["refused"], second["partition"]) == (None, murmur2_partition(b"u", 12))
+    assert second["headers"] == {"mqtt.topic": "alarms/berlin", "mqtt.clientid": "c1", "plant": "berlin"}
+    (record,) = node.explain(settings(config), "x", "c1", None)["records"]
+    assert (record["rule"], record["partition"]) == ("any", None)
 
 
 @pytest.mark.parametrize("unmatched", ["drop", "reject", "dead_letter"])

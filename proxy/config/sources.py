@@ -21,7 +21,7 @@ _SERVICE_LINK: Final = re.compile(
 
 
 class Loaded(NamedTuple):
-    """The settings in force, and where those came from that are not defaults."""
+    """The settings in force, and for each of them where it came from."""
 
     settings: Settings
     origin: dict[str, str]
@@ -29,7 +29,7 @@ class Loaded(NamedTuple):
     def effective(self) -> list[tuple[str, object, str]]:
         """Key, value and origin of every setting, secrets masked."""
         leaves = _leaves(self.settings.model_dump(mode="json"))
-        return [(key, mask(key, value), self.origin.get(key, "default")) for key, value in leaves]
+        return [(key, mask(key, value), self.origin[key]) for key, value in leaves]
 
 
 def load(
@@ -55,7 +55,8 @@ def load(
         raise ConfigErrors(layers.problems + explain(error, layers.origin)) from error
     if layers.problems:
         raise ConfigErrors(layers.problems)
-    return Loaded(settings, layers.origin)
+    keys = (key for key, _ in _leaves(settings.model_dump(mode="json")))
+    return Loaded(settings, {key: layers.origin.get(key, "default") for key in keys})
 
 
 class _Layers:
@@ -120,6 +121,9 @@ def _annotation(keys: Sequence[str]) -> Any:
     """The type of the setting of that name; Any when there is none, which the models will say."""
     model: Any = Settings
     for name in keys:
+        if get_origin(model) is dict:
+            model = get_args(model)[1]
+            continue
         field = getattr(model, "model_fields", {}).get(name)
         if not field:
             return Any

@@ -1,5 +1,6 @@
 """What would become of a PUBLISH, rule by rule and record by record, without any connection and without Kafka."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,9 @@ from proxy.policy.templates import Scope
 
 @dataclass(slots=True, frozen=True)
 class Partitions:
-    """How many partitions a topic is taken to have; `md5` is `routing.md5_partitions`."""
+    """How many partitions a topic is taken to have, by its cluster; `md5` is `routing.md5_partitions`."""
 
-    topic: int
+    by_cluster: Mapping[str, int]
     md5: int | None = None
 
 
@@ -44,6 +45,7 @@ def _record(
     topic = target.topic.render(message)
     key = rule.key.render(message) if rule.key is not None else message.topic
     objection = routes.names.objection_to_made(topic) if target.topic.constant is None else None
+    count = partitions.by_cluster[target.cluster]
     headers = plan.of_topic(message.topic.encode(), message.client_id, message.username)
     rendered = [(name, template.render(message)) for name, template in rule.headers]
     return {
@@ -52,14 +54,14 @@ def _record(
         "kafka_topic": topic,
         "refused": objection.detail if objection is not None else None,
         "key": key,
-        "partition": _partition(rule, key.encode(), partitions),
-        "partitions": partitions.topic,
+        "partition": _partition(rule, key.encode(), count, partitions.md5),
+        "partitions": count,
         "headers": {name: value.decode() for name, value in headers} | {name: text for name, text in rendered if text},
     }
 
 
-def _partition(rule: Rule, key: bytes, partitions: Partitions) -> int | None:
+def _partition(rule: Rule, key: bytes, count: int, md5_partitions: int | None) -> int | None:
     """None when it is not the key that decides."""
     if rule.partitioner is None:
-        return md5_partition(key, partitions.md5 or partitions.topic)
-    return rule.partitioner(key, partitions.topic) if rule.partition_by_key else None
+        return md5_partition(key, md5_partitions or count)
+    return rule.partitioner(key, count) if rule.partition_by_key else None

@@ -123,7 +123,7 @@ class Uplink:
         """Why nobody may come in at the moment, whoever it is."""
         if self.draining:
             return ReasonCode.SERVER_UNAVAILABLE, "shutting down"
-        if not self.gateway.status().ready:
+        if not self.gateway.ready:
             return ReasonCode.SERVER_UNAVAILABLE, "kafka does not answer"
         if not self.joined():
             return ReasonCode.SERVER_UNAVAILABLE, "the session log is being read"

@@ -58,11 +58,7 @@ class DeadLetters:
         that it was meant for.
         """
         error = error or GatewayError(f"{topic or 'no topic'}: {cause}", Refusal.UNKNOWN_TOPIC)
-        try:
-            destination = self._gateway.destination(self.topic, key, md5_partition, rule)
-        except GatewayError:
-            recipient.settle([token], error, 0.0)
-            return
+        destination = self._gateway.destination(self.topic, key, md5_partition, rule)
         destination.refusal = error
         destination.cause = cause
         said = str(error).encode()[: limits.DEAD_LETTER_ERROR_BYTES_MAX]
@@ -73,6 +69,7 @@ class DeadLetters:
         self._gateway.enqueue(destination, value, headers, recipient, token)
 
     def count(self, stored: list[Entry]) -> None:
-        """These are in the dead-letter topic."""
+        """These are in the dead-letter topic. A rule may have sent others there."""
         for entry in stored:
-            self._counter.labels(entry[0].cause).inc()
+            if entry[0].refusal is not None:
+                self._counter.labels(entry[0].cause).inc()

@@ -63,7 +63,7 @@ class Destination:
 
 @dataclass(slots=True)
 class GatewayStatus:
-    """`ready`: Kafka answered lately. Bytes count the records and their bookkeeping."""
+    """`ready` is the gateway's. Bytes count the records and their bookkeeping."""
 
     ready: bool
     queued_bytes: int
@@ -118,7 +118,14 @@ class KafkaGateway(Protocol):
         """
         ...
 
-    def status(self) -> GatewayStatus: ...
+    @property
+    def ready(self) -> bool:
+        """Kafka answered lately."""
+        ...
+
+    def status(self) -> GatewayStatus:
+        """Looks at every partition in use."""
+        ...
 
     async def flush(self, timeout_seconds: float) -> int:
         """Waits until everything is settled; the number of records that are not when the time is over."""

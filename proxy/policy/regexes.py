@@ -1,6 +1,6 @@
 """Regular expressions of rules, by RE2: its time is linear in the text, so no device can send a name that stops us."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.limits import REGEX_MEMORY_BYTES_MAX
@@ -56,18 +56,7 @@ class RegexSet:
     def __init__(self, regexes: Mapping[int, Regex]) -> None:
         """`regexes` under the numbers that `find` answers with."""
         self._regexes = dict(regexes)
-        self._set: Any = None
-        if len(self._regexes) > 1:
-            re2 = _re2()
-            options = re2.Options()
-            options.log_errors = False
-            options.max_mem = REGEX_MEMORY_BYTES_MAX
-            self._set = re2.Set.SearchSet(options)
-            for regex in self._regexes.values():
-                self._set.Add(regex.text)
-            # Matches everything, so that silence means that the set has run out of memory.
-            self._set.Add("")
-            self._set.Compile()
+        self._set: Any = _compiled_set(list(self._regexes.values())) if len(self._regexes) > 1 else None
 
     def find(self, topic_name: str) -> set[int]:
         """The numbers of all that match."""
@@ -76,3 +65,21 @@ class RegexSet:
         if found:
             return {numbers[index] for index in found if index < len(numbers)}
         return {number for number, regex in self._regexes.items() if regex.matches(topic_name)}
+
+
+def _compiled_set(regexes: Sequence[Regex]) -> Any:
+    """None when there is not enough memory for all of them together."""
+    re2 = _re2()
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = REGEX_MEMORY_BYTES_MAX
+    together = re2.Set.SearchSet(options)
+    for regex in regexes:
+        together.Add(regex.text)
+    # Matches everything, so that silence means that the set has run out of memory.
+    together.Add("")
+    try:
+        together.Compile()
+    except re2.error:
+        return None
+    return together

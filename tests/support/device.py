@@ -93,13 +93,15 @@ class Device:
         qos: int = 1,
         dup: bool = False,
         retain: bool = False,
+        properties: bytes = b"",
     ) -> None:
+        """`properties` as 5.0 has them on the wire, without their length."""
         identifier = struct.pack(">H", packet_id) if qos else b""
-        properties = b"\x00" if self.version == 5 else b""
+        properties = encode_length(len(properties)) + properties if self.version == 5 else b""
         first_byte = PUBLISH | dup << 3 | qos << 1 | retain
         self.send(packet(first_byte, text(topic) + identifier + properties + payload))
 
-    def publish_acknowledged(self, topic: str, payload: bytes, **options: bool | int) -> int:
+    def publish_acknowledged(self, topic: str, payload: bytes, **options: Any) -> int:
         """QoS 1; returns the reason code of the PUBACK, 0 in 3.1.1, once it is here."""
         self.publish(topic, payload, **options)
         return self.puback(options.get("packet_id", 1))

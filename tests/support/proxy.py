@@ -5,6 +5,8 @@ Nothing of `proxy` is imported here, so that a test can only see what an operato
 
 import http.client
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,10 +80,19 @@ class ProxyProcess:
 
     def launch(self) -> None:
         """Returns when the admin port answers; devices may have to wait for Kafka."""
-        lines = [f"{name} = {_toml(value)}\n" for name, value in self._settings.items()]
-        self._config.write_text("".join(lines))
+        self._write_config()
         self._process = Process([sys.executable, "-m", "proxy", "serve", "--config", self._config], self.log)
         self._wait_for("/livez")
+
+    def reload(self, settings: Mapping[str, object]) -> None:
+        """Changes settings in the file and says SIGHUP. The proxy counts when it has obeyed."""
+        self._settings |= settings
+        self._write_config()
+        os.kill(self.pid, signal.SIGHUP)
+
+    def _write_config(self) -> None:
+        lines = [f"{name} = {_toml(value)}\n" for name, value in self._settings.items()]
+        self._config.write_text("".join(lines))
 
     def wait_until_ready(self) -> None:
         self._wait_for("/readyz")

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -60,12 +61,17 @@ class Record(NamedTuple):
 
 
 class KafkaBroker:
-    """A Kafka of `version`; `settings` are added to its server.properties. As a context manager it runs to the end."""
+    """A Kafka of `version`; `settings` are added to its server.properties. As a context manager it runs to the end.
 
-    def __init__(self, version: str, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+    With `bootstrap` it is one that somebody else has started: it can be written and read, not stopped.
+    """
+
+    def __init__(
+        self, version: str, directory: Path, settings: Mapping[str, str] | None = None, bootstrap: str | None = None
+    ) -> None:
         self.version = version
         self.directory = directory
-        self.bootstrap = f"127.0.0.1:{free_port()}"
+        self.bootstrap = bootstrap or f"127.0.0.1:{free_port()}"
         self._settings = settings or {}
         self._properties = directory / "server.properties"
         self._process: Process | None = None
@@ -80,6 +86,11 @@ class KafkaBroker:
     @property
     def log(self) -> Path:
         return self.directory / "kafka.log"
+
+    @property
+    def running(self) -> bool:
+        """Whether this object has started it and not ended it."""
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -129,17 +140,33 @@ class KafkaBroker:
         """The number of partitions of every topic, Kafka's own left out."""
         return {name: partitions for name, partitions in self._partitions().items() if not name.startswith("__")}
 
-    def read(self, topic: str, count: int | None = None, timeout_seconds: float = 30.0) -> list[Record]:
+    def ends(self, topic: str) -> dict[int, int]:
+        """The next offset of each partition."""
+        with self._consumer() as consumer:
+            return {partition: high for partition, (_, high) in _ends(consumer, topic, REQUEST_TIMEOUT_SECONDS).items()}
+
+    def read(
+        self,
+        topic: str,
+        count: int | None = None,
+        timeout_seconds: float = 30.0,
+        since: Mapping[int, int] | None = None,
+    ) -> list[Record]:
         """Returns all committed records of a topic, by partition and offset, up to its ends at the time of the call.
 
         With `count` it also waits until there are as many; more than that, if there are more, are returned too, because
         a record too many is what such a test must see. TimeoutError when either is not reached in time, KafkaException
-        when Kafka does not answer at all.
+        when Kafka does not answer at all. `since` are the offsets to begin with, by partition.
         """
+        with self._consumer() as consumer:
+            return _read(consumer, topic, count, timeout_seconds, since or {})
+
+    @contextmanager
+    def _consumer(self) -> Iterator[Consumer]:
         client = {"bootstrap.servers": self.bootstrap, "group.id": "tests", "enable.auto.commit": False}
         consumer = Consumer({**client, "enable.partition.eof": True})
         try:
-            return _read(consumer, topic, count, timeout_seconds)
+            yield consumer
         finally:
             consumer.close()
 
@@ -154,7 +181,8 @@ class KafkaBroker:
             raise RuntimeError(f"Kafka {self.version} is not in {jars}: `make test` downloads it")
         return [
             "java",
-            "-Xmx512m",
+            # It runs for seconds: compiling it well would cost more than it saves.
+            *("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-cp",
             f"{jars}/*",
@@ -205,10 +233,12 @@ class KafkaBroker:
         }
 
 
-def _read(consumer: Consumer, topic: str, count: int | None, timeout_seconds: float) -> list[Record]:
+def _read(
+    consumer: Consumer, topic: str, count: int | None, timeout_seconds: float, since: Mapping[int, int]
+) -> list[Record]:
     deadline = time.monotonic() + timeout_seconds
     ends = _ends(consumer, topic, timeout_seconds)
-    reached = {partition: low for partition, (low, _) in ends.items()}
+    reached = {partition: since.get(partition, low) for partition, (low, _) in ends.items()}
     consumer.assign([TopicPartition(topic, partition, low) for partition, low in reached.items()])
     records: list[Record] = []
     while len(records) < (count or 0) or any(reached[partition] < high for partition, (_, high) in ends.items()):

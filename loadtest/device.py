@@ -154,8 +154,6 @@ class Device:
     def publish(self, now: float) -> bytes:
         """Replies owed, then what is unacknowledged from before this connection, then new messages, as room allows."""
         packets, self._replies = self._replies, []
-        if self._repeats and self.connected:
-            packets += self._encode(self._to_repeat(self._repeats), dup=1)
         room = self.window - self._in_flight if self.connected else 0
         if room > 0 and self.cursor < self.fresh:
             sequences = self._to_resend(room)
@@ -165,6 +163,8 @@ class Device:
             room -= len(sequences)
         if room > 0:
             packets += self._new_messages(room, now)
+        if self._repeats and self.connected:
+            packets += self._encode(self._to_repeat(self._repeats), dup=1)
         return b"".join(packets)
 
     def _to_resend(self, room: int) -> list[int]:

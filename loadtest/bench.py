@@ -82,7 +82,7 @@ def run_bench(rounds: int, seconds: float, idle_connections: int, kafka_version:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadtest-bench-")))
         # By name, because the types of what only tests use are not checked.
         broker: Any = import_module("tests.support.kafka_broker")
-        kafka = broker.KafkaBroker(kafka_version, directory / "kafka", java_options=broker.LONG_LIVED)
+        kafka = broker.KafkaBroker(kafka_version, directory / "kafka", java=broker.LONG_LIVED)
         stack.enter_context(kafka)
         kafka.create_topic(TOPIC, PARTITIONS)
         proxy = stack.enter_context(_proxy(directory, cores[0], kafka.bootstrap))

@@ -24,10 +24,10 @@ JARS = Path(__file__).parents[2] / ".cache"
 #: A start takes about 3 s on an idle machine, about 13 s after `kill`: the controller waits for the end of the dead
 #: broker's session (`broker.session.timeout.ms`, 9 s) before it lets the new one in.
 START_TIMEOUT_SECONDS = 90.0
-#: For a Kafka that runs for seconds or minutes: compiling it well would cost more than it saves.
-SHORT_LIVED = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+#: Options of the virtual machine for a Kafka that runs for minutes: compiling it well would cost more than it saves.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 #: For one whose speed matters.
-LONG_LIVED = ("-Xmx512m",)
+LONG_LIVED = ()
 STOP_TIMEOUT_SECONDS = 60.0
 REQUEST_TIMEOUT_SECONDS = 10.0
 #: What a broker, or the client that asked it, says of a partition that will be there in a moment.
@@ -76,13 +76,13 @@ class KafkaBroker:
         directory: Path,
         settings: Mapping[str, str] | None = None,
         bootstrap: str | None = None,
-        java_options: Sequence[str] = SHORT_LIVED,
+        java: Sequence[str] = SHORT_LIVED,
     ) -> None:
         self.version = version
         self.directory = directory
         self.bootstrap = bootstrap or f"127.0.0.1:{free_port()}"
         self._settings = settings or {}
-        self._java_options = java_options
+        self._java_options = java
         self._properties = directory / "server.properties"
         self._process: Process | None = None
 
@@ -191,6 +191,7 @@ class KafkaBroker:
             raise RuntimeError(f"Kafka {self.version} is not in {jars}: `make test` downloads it")
         return [
             "java",
+            "-Xmx512m",
             *self._java_options,
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-cp",

@@ -8,8 +8,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 #: Folders whose tests may run in any worker,
 APART = ("tests/e2e/", "tests/peers/")
-#: except those that share a Kafka of their own.
-MORTAL_KAFKA = ("tests/e2e/test_crashes.py", "tests/e2e/test_outage.py")
+#: except those that share something which is dear to start and which other workers do not share: by its fixture.
+TOGETHER = {"mortal_kafka": ("tests/e2e/test_crashes.py", "tests/e2e/test_outage.py")}
 
 
 class Scheduling(LoadScopeScheduling):
@@ -25,8 +25,9 @@ class Scheduling(LoadScopeScheduling):
 
 
 def unit_of_work(nodeid: str) -> str:
-    if nodeid.startswith(MORTAL_KAFKA):
-        return "mortal_kafka"
+    for fixture, files in TOGETHER.items():
+        if nodeid.startswith(files):
+            return fixture
     if nodeid.startswith(APART):
         return nodeid
     return nodeid.partition("::")[0]

@@ -3,6 +3,7 @@
 Whoever uses it holds a lock on a file. The kernel lets go of it however a worker ends, so a dead one holds up nobody.
 """
 
+import faulthandler
 import fcntl
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ def shared_kafka(version: str, directory: Path) -> Iterator[KafkaBroker]:
             fcntl.flock(users, fcntl.LOCK_SH)
         yield broker
     if broker.running:
+        faulthandler.cancel_dump_traceback_later()  # The test that ends here does not hang: it is the others that run.
         wait_until(lambda: _stopped(broker, place), "the other workers are done", OTHERS_SECONDS)
 
 

@@ -1,5 +1,6 @@
 """Several workers of one test run: ports of their own, one Kafka for all, files kept together."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import pytest
 from tests.support import shared_kafka as module
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.processes import POLL_SECONDS
-from tests.support.scheduling import APART, MORTAL_KAFKA, unit_of_work
+from tests.support.scheduling import APART, TOGETHER, unit_of_work
 from tests.support.shared_kafka import shared_kafka
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,12 @@ def test_each_worker_has_ports_of_its_own() -> None:
 def test_units_of_work_are_files_but_for_tests_that_stand_apart() -> None:
     assert unit_of_work("tests/mqtt/test_decode.py::test_a[1]") == "tests/mqtt/test_decode.py"
     assert unit_of_work("tests/e2e/test_wire.py::test_a[x::y]") == "tests/e2e/test_wire.py::test_a[x::y]"
-    assert unit_of_work("tests/e2e/test_outage.py::test_a") == unit_of_work("tests/e2e/test_crashes.py::test_b")
-    assert all((ROOT / place).exists() for place in (*APART, *MORTAL_KAFKA))
-    users = {file for file in (ROOT / "tests" / "e2e").glob("test_*.py") if "mortal_kafka" in file.read_text()}
-    assert {str(file.relative_to(ROOT)) for file in users} == set(MORTAL_KAFKA)
+    assert all((ROOT / folder).is_dir() for folder in APART)
+
+
+@pytest.mark.parametrize("fixture", TOGETHER)
+def test_users_of_what_is_dear_to_start_are_one_unit_of_work(fixture: str) -> None:
+    files = [file.relative_to(ROOT) for file in (ROOT / "tests").rglob("test_*.py") if file != Path(__file__)]
+    users = {str(file) for file in files if re.search(rf"\b{fixture}: ", (ROOT / file).read_text())}
+    assert users == set(TOGETHER[fixture])
+    assert {unit_of_work(f"{file}::test_a") for file in users} == {fixture}

@@ -24,11 +24,12 @@ run: .venv/.run ## Start the proxy with a Kafka in memory, on 127.0.0.1
 check: .venv/.dev ## Format, lint, types and core tests: under a minute, no Kafka
 	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted as above: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/pytest -q -m "not kafka and not peers and not install"
+	@$(BIN)/mypy --no-error-summary & types=$$!; tests=0; \
+	  $(BIN)/pytest -q -n 2 -m "not kafka and not peers and not install" || tests=$$?; \
+	  wait $$types && exit $$tests # The types are checked while the tests run.
 
 test: installed-for-tests ## Every test, with real Kafka and clients that others wrote: under ten minutes
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 4 # Most of them wait more than they compute.
 
 prove: $(PROOFS) ## The full-size evidence, all of it: hours
 	@echo "Proofs that ran: $(or $(PROOFS),none)"

@@ -82,7 +82,8 @@ def run_bench(rounds: int, seconds: float, idle_connections: int, kafka_version:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadtest-bench-")))
         # By name, because the types of what only tests use are not checked.
         broker: Any = import_module("tests.support.kafka_broker")
-        kafka = stack.enter_context(broker.KafkaBroker(kafka_version, directory / "kafka"))
+        kafka = broker.KafkaBroker(kafka_version, directory / "kafka", java=broker.LONG_LIVED)
+        stack.enter_context(kafka)
         kafka.create_topic(TOPIC, PARTITIONS)
         proxy = stack.enter_context(_proxy(directory, cores[0], kafka.bootstrap))
         mosquitto = stack.enter_context(_mosquitto(mosquitto_path, directory, cores[0]))

@@ -69,6 +69,8 @@ def _add_load_flags(run: argparse.ArgumentParser) -> None:
     add("--idle", action="store_true", help="nobody publishes: hold the connections for --seconds")
     add("--inflight", metavar="W", type=int, default=default.inflight, help="unacknowledged messages per connection")
     add("--qos", type=int, choices=(0, 1, 2), default=default.qos, help="at 0 nothing is acknowledged")
+    add("--packet-ids", metavar="N", type=int, default=default.packet_ids, help="each device uses 1 to N in turn")
+    add("--repeat", metavar="P", type=float, default=0.0, help="QoS 2: chance of saying PUBLISH or PUBREL again")
     add("--size", metavar="B", type=int, default=default.size, help="bytes of each payload")
     add("--seconds", metavar="S", type=float, default=default.seconds, help="how long to publish")
     add("--rate", metavar="R", type=float, default=default.rate, help="messages/s of all together; 0: no limit")
@@ -116,6 +118,8 @@ def _settings(options: argparse.Namespace) -> LoadSettings:
         idle_connections=options.idle_connections + (options.connections if options.idle else 0),
         inflight=options.inflight,
         qos=options.qos,
+        packet_ids=options.packet_ids,
+        repeat=options.repeat,
         size=options.size,
         seconds=options.seconds,
         rate=options.rate,

@@ -68,10 +68,10 @@ def encode_pubrel(packet_id: int) -> bytes:
     return b"\x62\x02" + packet_id.to_bytes(2, "big")
 
 
-def encode_successful_acks(first_byte: int, count: int) -> bytes:
-    """The shortest success acknowledgements of packet ids 1, 2 … `count`, after 65535 from 1 again."""
+def encode_successful_acks(first_byte: int, count: int, packet_ids: int = 65_535) -> bytes:
+    """The shortest success acknowledgements of packet ids 1, 2 … `count`, after `packet_ids` from 1 again."""
     head = bytes((first_byte, 2))
-    return b"".join(head + (index % 65_535 + 1).to_bytes(2, "big") for index in range(count))
+    return b"".join(head + (index % packet_ids + 1).to_bytes(2, "big") for index in range(count))
 
 
 def split_packets(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:

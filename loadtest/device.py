@@ -30,14 +30,15 @@ from loadtest.codec import (
 from loadtest.errors import ConnectRefused, MqttViolation
 from loadtest.payload import IDENTITY_BYTES, Payloads
 from loadtest.ranges import SequenceRanges
-from loadtest.settings import PACKET_IDS, LoadSettings
+from loadtest.repeats import Repeats
+from loadtest.settings import LoadSettings
 from loadtest.tally import Tally
 
 
 @cache
-def expected_pubacks() -> bytes:
+def expected_pubacks(packet_ids: int) -> bytes:
     """Two rounds of all packet ids, so that a window which wraps around is still one slice. Half a megabyte."""
-    return encode_successful_acks(PUBACK, 2 * PACKET_IDS)
+    return encode_successful_acks(PUBACK, 2 * packet_ids, packet_ids)
 
 
 class Device:
@@ -48,9 +49,9 @@ class Device:
     """
 
     __slots__ = (
-        "_early", "_expected", "_heads", "_in_flight", "_pack", "_packet_bytes", "_partial", "_payloads", "_ping_sent",
-        "_refused", "_releasing", "_replies", "_sent_at", "_settings", "_tail", "_tally", "allowed", "client_id",
-        "connected", "cursor", "first", "fresh", "index", "keep_alive", "window",
+        "_early", "_expected", "_heads", "_in_flight", "_pack", "_packet_bytes", "_packet_ids", "_partial", "_payloads",
+        "_ping_sent", "_refused", "_releasing", "_repeats", "_replies", "_sent_at", "_settings", "_tail", "_tally",
+        "allowed", "client_id", "connected", "cursor", "first", "fresh", "index", "keep_alive", "window",
     )  # fmt: skip
 
     def __init__(self, index: int, settings: LoadSettings, payloads: Payloads, tally: Tally) -> None:
@@ -65,7 +66,10 @@ class Device:
         self._settings = settings
         self._payloads = payloads
         self._tally = tally
-        self._expected = expected_pubacks() if settings.qos == 1 else b""
+        self._packet_ids = settings.packet_ids
+        self._expected = expected_pubacks(settings.packet_ids) if settings.qos == 1 else b""
+        seed = settings.run_id + index.to_bytes(4, "big")
+        self._repeats = Repeats(settings.repeat, seed, tally) if settings.repeat else None
         self._in_flight = 0
         self._early: set[int] = set()
         self._refused = SequenceRanges()
@@ -104,6 +108,8 @@ class Device:
         self._partial = b""
         self._replies.clear()
         self._ping_sent = None
+        if self._repeats:
+            self._repeats.forget()
 
     def ping(self, now: float) -> bytes:
         """PINGREQ, or nothing while the last one is unanswered."""
@@ -157,6 +163,8 @@ class Device:
             room -= len(sequences)
         if room > 0:
             packets += self._new_messages(room, now)
+        if self._repeats and self.connected:
+            packets += self._encode(self._to_repeat(self._repeats), dup=1)
         return b"".join(packets)
 
     def _to_resend(self, room: int) -> list[int]:
@@ -167,10 +175,15 @@ class Device:
             self.cursor += 1
         return sequences
 
+    def _to_repeat(self, repeats: Repeats) -> list[int]:
+        waiting = [sequence for sequence in range(self.first, self.cursor) if sequence not in self._early]
+        again = repeats.publishes([sequence % self._packet_ids + 1 for sequence in waiting])
+        return [sequence for sequence in waiting if sequence % self._packet_ids + 1 in again]
+
     def _new_messages(self, room: int, now: float) -> list[bytes]:
         # A packet id must not be used again while the message that has it is unsettled.
         oldest = min(self.first, *self._releasing.values()) if self._releasing else self.first
-        start, stop = self.fresh, min(self.fresh + room, self.allowed, oldest + PACKET_IDS)
+        start, stop = self.fresh, min(self.fresh + room, self.allowed, oldest + self._packet_ids)
         if start >= stop:
             return []
         self.fresh = self.cursor = stop
@@ -190,9 +203,10 @@ class Device:
 
     def _encode(self, sequences: "range | list[int]", dup: int) -> list[bytes]:
         pack, head, tail, padding = self._pack, self._heads[dup], self._tail, self._payloads.padding
+        packet_ids = self._packet_ids
         if self._settings.qos == 0:
             return [pack(head, tail, sequence, padding(sequence)) for sequence in sequences]
-        return [pack(head, sequence % PACKET_IDS + 1, tail, sequence, padding(sequence)) for sequence in sequences]
+        return [pack(head, sequence % packet_ids + 1, tail, sequence, padding(sequence)) for sequence in sequences]
 
     # What comes in.
 
@@ -210,7 +224,7 @@ class Device:
         size = len(data)
         if size & 3 or size >> 2 > self._in_flight or self._early:
             return False
-        start = self.first % PACKET_IDS * 4
+        start = self.first % self._packet_ids * 4
         return data == self._expected[start : start + size]
 
     def _receive_packet(self, first_byte: int, body: bytes, now: float) -> None:
@@ -223,7 +237,7 @@ class Device:
         elif first_byte == PUBREC and self._settings.qos == 2:
             self._receive_pubrec(*decode_ack(body), now)
         elif first_byte == PUBCOMP and self._settings.qos == 2:
-            self._receive_pubcomp(decode_ack(body)[0])
+            self._receive_pubcomp(*decode_ack(body))
         elif first_byte == PINGRESP and self._ping_sent is not None:
             self.end_ping(now)
         elif first_byte == SERVER_DISCONNECT and self._settings.version == 5:
@@ -297,7 +311,7 @@ class Device:
     def _in_flight_sequence(self, packet_id: int) -> int | None:
         """The message that has this packet id now; None, and an error counted, when no message in flight has it."""
         # The latest sequence number before the cursor that has this packet id.
-        sequence = self.cursor - 1 - (self.cursor - packet_id) % PACKET_IDS if packet_id else -1
+        sequence = self.cursor - 1 - (self.cursor - packet_id) % self._packet_ids if packet_id else -1
         if sequence >= self.first and sequence not in self._early:
             return sequence
         # An id used shortly before was acknowledged twice; one that was not, was made up.
@@ -317,7 +331,8 @@ class Device:
 
     def _receive_pubrec(self, packet_id: int, reason: int, now: float) -> None:
         if packet_id in self._releasing:
-            self._tally.duplicate_acks += 1
+            if not (self._repeats and self._repeats.explain_pubrec(packet_id)):
+                self._tally.duplicate_acks += 1
             return
         known = self._in_flight_sequence(packet_id)
         if known is None:
@@ -326,10 +341,23 @@ class Device:
         if reason < 0x80:
             self._releasing[packet_id] = known
             self._in_flight += 1
-            self._replies.append(encode_pubrel(packet_id))
+            self._release(packet_id, known)
 
-    def _receive_pubcomp(self, packet_id: int) -> None:
-        if self._releasing.pop(packet_id, None) is None:
+    def _release(self, packet_id: int, sequence: int) -> None:
+        releases = 1
+        if self._repeats:
+            if self._repeats.publishes([packet_id]):
+                self._replies += self._encode([sequence], dup=1)
+            releases = self._repeats.releases(packet_id)
+        self._replies += [encode_pubrel(packet_id)] * releases
+
+    def _receive_pubcomp(self, packet_id: int, reason: int) -> None:
+        if packet_id not in self._releasing:
             self._tally.unknown_acks += 1
             return
+        if reason:
+            self._tally.reasons[f"0x{reason:02x}"] += 1
+        if self._repeats and not self._repeats.completes(packet_id):
+            return
+        del self._releasing[packet_id]
         self._in_flight -= 1

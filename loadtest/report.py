@@ -44,6 +44,8 @@ def _publishing(figures: Mapping[str, Any]) -> list[str]:
     if figures["acknowledged"]:
         lines.append(f"ack latency      {_latency(figures['ack_ms'])}")
         lines.append(f"ack errors       {_counts(figures['ack_errors'])}")
+    if any(figures["repeated"].values()):
+        lines.append(f"repeated         {_counts(figures['repeated'])}")
     if figures["ack_reasons"]:
         lines.append(f"ack reasons      {_counts(figures['ack_reasons'])}")
     return lines

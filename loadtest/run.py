@@ -202,6 +202,11 @@ def _figures(
         "seconds_to_last_ack": round(seconds, 3),
         "refused": tally.refused,
         "resent": tally.resent,
+        "repeated": {
+            "publish": tally.publishes_repeated,
+            "pubrel": tally.releases_repeated,
+            "pubrec": tally.pubrecs_repeated,
+        },
         "unacknowledged": unsettled,
         "not_offered": tally.not_offered,
         "ack_reasons": dict(tally.reasons),

@@ -21,6 +21,10 @@ class LoadSettings:
     idle_connections: int = 0
     inflight: int = 1
     qos: int = 1
+    packet_ids: int = PACKET_IDS
+    """Each device uses 1 to this many in turn; few of them are soon used again."""
+    repeat: float = 0.0
+    """QoS 2: the chance of each PUBLISH and PUBREL, whenever the device writes, to be said again."""
     size: int = 128
     seconds: float = 10.0
     rate: float = 0.0
@@ -50,6 +54,10 @@ class LoadSettings:
         self._check(self.devices > 0, "--connections", "there must be at least one connection")
         self._check(1 <= self.inflight <= PACKET_IDS, "--inflight", f"must be 1 to {PACKET_IDS}")
         self._check(self.qos in (0, 1, 2), "--qos", "must be 0, 1 or 2")
+        self._check(1 <= self.packet_ids <= PACKET_IDS, "--packet-ids", f"must be 1 to {PACKET_IDS}")
+        self._check(self.inflight <= self.packet_ids, "--inflight", "must not be more than --packet-ids")
+        self._check(0 <= self.repeat < 1, "--repeat", "must be at least 0 and less than 1")
+        self._check(not self.repeat or self.qos == 2, "--repeat", "needs --qos 2")
         self._check(self.version in (4, 5), "--version", "must be 4 (MQTT 3.1.1) or 5 (MQTT 5.0)")
         self._check(self.size >= IDENTITY_BYTES, "--size", f"the identity in a payload needs {IDENTITY_BYTES} bytes")
         self._check(self.seconds > 0, "--seconds", "must be more than 0")

@@ -20,6 +20,11 @@ class Tally:
     sent: int = 0
     """Messages published for the first time."""
     resent: int = 0
+    publishes_repeated: int = 0
+    """Said again on purpose, on the same connection."""
+    releases_repeated: int = 0
+    pubrecs_repeated: int = 0
+    """Answers to repeated PUBLISH packets beside the one that each message gets."""
     acked: int = 0
     """Messages acknowledged with success; at QoS 0, where nothing is acknowledged, messages written."""
     refused: int = 0

@@ -1,12 +1,16 @@
 """What every test can ask for: a real Kafka, started once for the whole run, and the rules that hold for all tests."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tests.support.kafka_broker import VERSIONS, KafkaBroker
 from tests.support.processes import left_behind
+from tests.support.shared_kafka import shared_kafka
+from tests.support.workers import run_directory
 
 #: Full-size evidence: hours, not seconds. `make prove` names these files, a plain pytest run leaves them out.
 collect_ignore = ["prove"]
@@ -22,6 +26,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if KAFKA_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("kafka")
+    items.sort(key=_computes)
+
+
+def _computes(item: pytest.Item) -> bool:
+    """What mostly waits comes first, so that with several workers what computes fills the time."""
+    return not (item.get_closest_marker("kafka") or item.get_closest_marker("install"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which tests `pytest -n` keeps together."""
+    from tests.support.scheduling import Scheduling
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,18 +53,16 @@ def no_process_left_behind() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def kafka_of_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], KafkaBroker]]:
     """Starts the Kafka of a version when it is asked for first, and gives the same one to all who ask later."""
-    brokers: dict[str, KafkaBroker] = {}
+    directory = run_directory(tmp_path_factory)
+    with ExitStack() as stack:
+        brokers: dict[str, KafkaBroker] = {}
 
-    def running(version: str) -> KafkaBroker:
-        if version not in brokers:
-            broker = KafkaBroker(version, tmp_path_factory.mktemp(f"kafka-{version}-"))
-            broker.start()
-            brokers[version] = broker
-        return brokers[version]
+        def running(version: str) -> KafkaBroker:
+            if version not in brokers:
+                brokers[version] = stack.enter_context(shared_kafka(version, directory))
+            return brokers[version]
 
-    yield running
-    for broker in brokers.values():
-        broker.kill()
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -102,3 +102,11 @@ def test_every_endpoint_is_documented_and_every_documented_one_exists() -> None:
     paths = {route.path for route in app.routes}  # type: ignore[attr-defined]
     first_cells = " ".join(cells[0] for cells in tables(ROOT / "README.md"))
     assert set(re.findall(r"`GET (/\S*)`", first_cells)) == paths
+
+
+def test_every_proof_is_described() -> None:
+    described = {cells[0] for cells in tables(ROOT / "ARCHITECTURE.md")}
+    assert (
+        not {f"`{file.stem.removeprefix('test_')}`" for file in (ROOT / "tests" / "prove").glob("test_*.py")}
+        - described
+    )

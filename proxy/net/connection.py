@@ -3,17 +3,20 @@
 import asyncio
 import ipaddress
 import logging
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from proxy import limits
 from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
-from proxy.session.events import Event, Heard
+from proxy.session.events import EndReason, Event, Heard
 from proxy.session.protocol import ServerProtocol
 
 if TYPE_CHECKING:
     from proxy.net.listener import Congestion, Listener
 
 log = logging.getLogger(__name__)
+
+#: Ends after which nothing of the peer's is on its way: it said so, or has been silent.
+_PEER_IS_DONE: Final = frozenset({EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.KEEPALIVE_TIMEOUT})
 
 
 class ConnectionHandler(Protocol):
@@ -45,7 +48,7 @@ class MqttConnection(asyncio.Protocol):
         self._flush_wanted = False
         self._ended = False
         self._failed = False
-        #: When a connection that is over is cut, should the peer not have read its last bytes.
+        #: When a connection that is over is cut, should the peer not have read its last bytes or go on sending.
         self.close_by = float("inf")
         self.protocol = ServerProtocol(listener.session_limits, listener.now())
         self._handler: ConnectionHandler = listener.new_handler(self)
@@ -69,6 +72,8 @@ class MqttConnection(asyncio.Protocol):
             self.abort()
 
     def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
         listener = self._listener
         if listener.congestion.congested:
             listener.hold(self, listener.congestion)
@@ -154,6 +159,8 @@ class MqttConnection(asyncio.Protocol):
     def flush(self) -> None:
         """Writes what the session has to say and follows its wishes: close, go on, read or not."""
         self._flush_wanted = False
+        if self._ended:
+            return
         protocol = self.protocol
         try:
             self._write()
@@ -209,4 +216,15 @@ class MqttConnection(asyncio.Protocol):
         self._handler.on_end()
         if self._transport is not None:
             self.close_by = self._listener.close_by()
-            self._transport.close()
+            if self.protocol.end in _PEER_IS_DONE or not self._transport.can_write_eof():
+                self._transport.close()
+            else:
+                self._close_when_read(self._transport)
+
+    def _close_when_read(self, transport: asyncio.Transport) -> None:
+        """Says no more, and closes when the peer has closed too. The kernel answers what arrives at a closed socket, or
+        lies unread in it, with a reset, and a reset takes our last bytes away from a peer that has not read them yet.
+        """
+        transport.write_eof()
+        if not self._reading:
+            transport.resume_reading()

@@ -3,14 +3,19 @@
 The full size is in `tests/prove/test_exactly_once.py`.
 """
 
-from tests.support.exactly_once import check_exactly_once, publish_exactly_once
+from pathlib import Path
+
+import pytest
+
+from tests.support.exactly_once import publish_exactly_once
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.proxy import ProxyProcess
 
 CLIENTS = 8
 MESSAGES = 2_000
+SECONDS = 60.0
 
 
-def test_each_message_is_stored_once(proxy: ProxyProcess, kafka: KafkaBroker) -> None:
-    clients = publish_exactly_once(proxy.port, "once", CLIENTS, MESSAGES)
-    check_exactly_once(kafka, f"{proxy.topic_prefix}msg", clients)
+@pytest.mark.parametrize("version", [4, 5], ids=["3.1.1", "5.0"])
+def test_each_message_is_stored_once(proxy: ProxyProcess, kafka: KafkaBroker, tmp_path: Path, version: int) -> None:
+    publish_exactly_once(proxy, kafka, tmp_path, version, CLIENTS, MESSAGES, SECONDS)

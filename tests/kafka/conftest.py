@@ -18,10 +18,11 @@ from proxy.metrics import GatewayMetrics, KafkaCounters
 from tests.kafka.fake_aiokafka import FakeKafka
 from tests.support.kafka_broker import VERSIONS, KafkaBroker, Record
 from tests.support.memory_gateway import MemoryGateway
+from tests.support.processes import WORKER
 
 REQUEST_SECONDS = 10.0
-#: Topics that share a broker have names of their own.
-numbers = itertools.count()
+#: Topics that share a broker have names of their own, in every worker.
+names = (f"topic-{WORKER}-{number}" for number in itertools.count())
 
 
 def gateway_settings(broker: KafkaBroker, **settings: Any) -> GatewaySettings:
@@ -85,7 +86,7 @@ async def start_cluster(request: pytest.FixtureRequest) -> AsyncIterator[StartCl
 @pytest.fixture
 def topic() -> str:
     """The name of a topic that nobody else has."""
-    return f"topic-{next(numbers)}"
+    return next(names)
 
 
 def add_partitions(broker: KafkaBroker, topic: str, partitions: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from proxy import limits
 from proxy.mqtt.encode import PINGRESP, encode_packet
-from proxy.mqtt.packets import MQTT_3_1_1, Connect, Pingreq, Publish
+from proxy.mqtt.packets import MQTT_3_1_1, MQTT_5_0, Connect, Pingreq, Publish
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
 from tests.net.harness import Congestion, Net
@@ -325,6 +325,41 @@ async def test_every_way_to_go_is_an_end(net: Net, end: str) -> None:
             device.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
     await until(lambda: not net.listener.connections, "the connection is over")
     assert net.handlers[0].ends == 1
+
+
+async def send_half_of_too_large_a_publish(device: socket.socket) -> None:
+    """5 MB, all of which the proxy has to take for that."""
+    device.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(device, encode_packet(Connect(MQTT_5_0, "device"), MQTT_5_0))
+    connack = await receive(device, 2)
+    await receive(device, connack[1])
+    ten_megabytes = encode_packet(Publish(TopicName("a", b"a"), bytes(10_000_000)), MQTT_5_0)
+    await loop.sock_sendall(device, ten_megabytes[:5_000_000])
+
+
+async def test_a_device_in_the_middle_of_too_large_a_publish_hears_why(net: Net) -> None:
+    port = await net.listener.listen("127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", port)) as device:
+        await send_half_of_too_large_a_publish(device)
+        said = await receive(device, 1_000)
+        assert (said[0], said[2]) == (0xE0, 0x95)
+    await until(lambda: not net.listener.connections, "the connection is over")
+    assert net.handlers[0].ends == 1
+
+
+@pytest.mark.usefixtures("fast_ticks")
+async def test_a_device_that_goes_on_sending_is_cut_after_a_while(net: Net) -> None:
+    clock = net.stop_the_clock()
+    port = await net.listener.listen("127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", port)) as device:
+        await send_half_of_too_large_a_publish(device)
+        (connection,) = net.listener.connections
+        clock.now += limits.CLOSE_LINGER_SECONDS - 0.001
+        await asyncio.get_running_loop().sock_sendall(device, bytes(1_000))
+        assert connection in net.listener.connections
+        clock.now += 0.002
+        await until(lambda: not net.listener.connections, "the connection is over")
 
 
 async def test_the_address_of_a_real_peer(net: Net) -> None:

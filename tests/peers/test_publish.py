@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -20,26 +20,22 @@ MESSAGES = 1_000
 #: What a client takes is about a second; the machine may be busy.
 TIMEOUT_SECONDS = 120.0
 HERE = Path(__file__).parent
-JARS = HERE.parents[1] / ".cache" / "peers"
 NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 #: As the scripts say it to the proxy.
 USERNAME, KEEP_ALIVE_SECONDS = "peer", 37
 
 
 class Peer(NamedTuple):
-    """A client: how its script is started, and how payloads are written into the file that it reads."""
+    """A client: how its script is started, and how payloads are written into the file that it reads. A name alone is
+    that of a program in `java/`.
+    """
 
-    command: list[str | Path]
+    command: list[str | Path] | str
     encode: Callable[[bytes], bytes] = lambda payload: payload.hex().encode()
     #: Bytes that its way of reading cannot pass on.
     without: bytes = b""
     #: What the client speaks: 3 is MQTT 3.1, 4 is 3.1.1, 5 is 5.0.
     versions: tuple[int, ...] = (4, 5)
-
-
-def java(program: str) -> list[str | Path]:
-    """Java compiles a program of one file when it starts it."""
-    return ["java", "-cp", f"{JARS}/*", HERE / "java" / f"{program}.java"]
 
 
 PEERS = {
@@ -48,8 +44,8 @@ PEERS = {
     "gmqtt": Peer([sys.executable, HERE / "publish_gmqtt.py"]),
     "amqtt": Peer([sys.executable, HERE / "publish_amqtt.py"], versions=(4,)),
     "MQTT.js": Peer(["node", HERE / "node" / "publish.js"], versions=(3, 4, 5)),
-    "HiveMQ": Peer(java("PublishHiveMq")),
-    "Paho for Java": Peer(java("PublishPaho"), versions=(3, 4, 5)),
+    "HiveMQ": Peer("PublishHiveMq"),
+    "Paho for Java": Peer("PublishPaho", versions=(3, 4, 5)),
     # It takes a line of its standard input as a message, up to the newline or a NUL.
     "mosquitto_pub": Peer([HERE / "publish_mosquitto.sh"], encode=bytes, without=b"\n\0", versions=(3, 4, 5)),
 }
@@ -66,10 +62,27 @@ def random_payloads(seed: str, without: bytes) -> list[bytes]:
 CASES = [(name, version) for name, peer in PEERS.items() for version in peer.versions]
 
 
+@pytest.fixture
+def start_of_command(request: pytest.FixtureRequest, name: str) -> list[str | Path]:
+    command = PEERS[name].command
+    if isinstance(command, list):
+        return command
+    # Two programs that run for two seconds each: compiling them well costs more than running them.
+    return ["java", "-XX:TieredStopAtLevel=1", "-cp", request.getfixturevalue("java_classpath"), command]
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize("qos", [0, 1, 2], ids=["QoS 0", "QoS 1", "QoS 2"])
 @pytest.mark.parametrize(("name", "version"), CASES, ids=[f"{name} {NAMES[version]}" for name, version in CASES])
-def test_publish(proxy: ProxyProcess, kafka: KafkaBroker, tmp_path: Path, name: str, version: int, qos: int) -> None:
+def test_publish(
+    proxy: ProxyProcess,
+    kafka: KafkaBroker,
+    tmp_path: Path,
+    start_of_command: list[str | Path],
+    name: str,
+    version: int,
+    qos: int,
+) -> None:
     # MQTT 3.1 takes identifiers of 23 characters at the most.
     peer, client_id = PEERS[name], f"{name.replace(' ', '')}-{version}-{qos}"
     topic = f"tlink/peers/{client_id}"
@@ -77,31 +90,29 @@ def test_publish(proxy: ProxyProcess, kafka: KafkaBroker, tmp_path: Path, name: 
     file = tmp_path / "payloads"
     file.write_bytes(b"".join(peer.encode(payload) + b"\n" for payload in payloads))
     spelled = MOSQUITTO_VERSIONS[version] if name == "mosquitto_pub" else version
-    command = [*peer.command, *map(str, (proxy.port, spelled, qos, client_id, topic, file))]
+    command = [*start_of_command, *map(str, (proxy.port, spelled, qos, client_id, topic, file))]
+    messages, status = (Since(kafka, f"{proxy.topic_prefix}{name}") for name in ("msg", "status"))
     with Process(command, tmp_path / "log") as process:
-        status = process.wait(TIMEOUT_SECONDS)
-        assert status == 0, process.output
-
-    def arrived() -> list[bytes | None]:
-        return [record.value for record in kafka.read(f"{proxy.topic_prefix}msg") if record.key == topic.encode()]
-
+        exit_code = process.wait(TIMEOUT_SECONDS)
+        assert exit_code == 0, process.output
     # QoS 1 and 2 were acknowledged, so they are there already; QoS 0 is on its way when the client leaves.
     if qos == 0:
-        wait_until(lambda: len(arrived()) >= MESSAGES, f"{MESSAGES} messages at QoS 0", TIMEOUT_SECONDS)
-    assert arrived() == payloads
-    came, went = comings_and_goings(proxy, kafka, client_id)
+        wait_until(lambda: len(messages.of(topic)) >= MESSAGES, f"{MESSAGES} messages at QoS 0", TIMEOUT_SECONDS)
+    assert messages.of(topic) == payloads
+    assert messages.of(f"{topic}/will") == []
+    wait_until(lambda: len(status.of(client_id)) >= 2, "it is known that the client has gone", TIMEOUT_SECONDS)
+    came, went = (json.loads(each) for each in status.of(client_id))
     assert (came["username"], came["keepalive"], came["proto_ver"]) == (USERNAME, KEEP_ALIVE_SECONDS, version)
     assert went["reason"] == "normal"
-    wills = [record for record in kafka.read(f"{proxy.topic_prefix}msg") if record.key == f"{topic}/will".encode()]
-    assert wills == []
 
 
-def comings_and_goings(proxy: ProxyProcess, kafka: KafkaBroker, client_id: str) -> list[dict[str, Any]]:
-    """What the status topic says of a client that came and went once."""
+class Since:
+    """What has come into a Kafka topic from a moment on."""
 
-    def told() -> list[dict[str, Any]]:
-        records = kafka.read(f"{proxy.topic_prefix}status")
-        return [json.loads(record.value or b"") for record in records if record.key == client_id.encode()]
+    def __init__(self, kafka: KafkaBroker, kafka_topic: str) -> None:
+        self._kafka, self._topic = kafka, kafka_topic
+        self._ends = kafka.ends(kafka_topic)
 
-    wait_until(lambda: len(told()) >= 2, "it is known that the client has gone", TIMEOUT_SECONDS)
-    return told()
+    def of(self, key: str) -> list[bytes]:
+        records = self._kafka.read(self._topic, since=self._ends)
+        return [record.value or b"" for record in records if record.key == key.encode()]

@@ -1,6 +1,5 @@
 """The vectors at the height of a live socket: the product without its process, with a Kafka in memory."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,13 +12,12 @@ from proxy.metrics import Metrics
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.rules import RoutingContext, RuleSpec, compile_routes
+from tests.support.live import LiveDevice
 from tests.support.memory_gateway import MemoryGateway
 from tests.support.wire import VERSIONS, Vector, octets, pattern, proves, session_limits, vectors
 
 ALL = vectors()
 PINGREQ, PINGRESP = b"\xc0\x00", b"\xd0\x00"
-#: Longer than anything takes on a busy machine; only a test that fails waits for it.
-ANSWER_TIMEOUT_SECONDS = 10.0
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -44,37 +42,13 @@ async def port() -> AsyncIterator[int]:
     assert (listener.bugs, gateway.bugs) == (0, [])
 
 
-class Device:
-    """A plain socket that reads packets without knowing what they mean."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def packet(self) -> bytes:
-        """The next packet, whole."""
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-            header = await self.reader.readexactly(2)
-            while header[-1] >= 0x80:
-                header += await self.reader.readexactly(1)
-            length = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(header[1:]))
-            return header + await self.reader.readexactly(length)
-
-    async def rest(self) -> bytes:
-        """Everything until the server closes the connection, which it has to do."""
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-            return await self.reader.read()
-
-
 @pytest_asyncio.fixture(loop_scope="module")
-async def device(port: int) -> AsyncIterator[Device]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    yield Device(reader, writer)
-    writer.close()
-    await writer.wait_closed()
+async def device(port: int) -> AsyncIterator[LiveDevice]:
+    async with await LiveDevice.on(port) as device:
+        yield device
 
 
-async def offer(device: Device, vector: Vector) -> None:
+async def offer(device: LiveDevice, vector: Vector) -> None:
     """Sends the vector's packet, behind a CONNECT that is accepted if it needs one."""
     if vector.after:
         device.writer.write(vector.after)
@@ -84,7 +58,7 @@ async def offer(device: Device, vector: Vector) -> None:
 
 
 @pytest.mark.parametrize("vector", [each for each in ALL if each.reason is None], ids=str)
-async def test_is_accepted(device: Device, vector: Vector) -> None:
+async def test_is_accepted(device: LiveDevice, vector: Vector) -> None:
     await offer(device, vector)
     if not vector.answer.fullmatch(b""):
         answer = await device.packet()
@@ -97,13 +71,13 @@ async def test_is_accepted(device: Device, vector: Vector) -> None:
 
 
 @pytest.mark.parametrize("vector", [each for each in ALL if each.reason is not None], ids=str)
-async def test_is_refused(device: Device, vector: Vector) -> None:
+async def test_is_refused(device: LiveDevice, vector: Vector) -> None:
     await offer(device, vector)
     rest = await device.rest()
     assert vector.answer.fullmatch(rest), rest.hex(" ")
 
 
-async def test_a_device_may_close_its_side_first(device: Device) -> None:
+async def test_a_device_may_close_its_side_first(device: LiveDevice) -> None:
     """Half-close: what came before it is answered, then the server closes too."""
     device.writer.write(octets('10 { P 02 003c "half" } c0 00'))
     device.writer.write_eof()
@@ -111,7 +85,7 @@ async def test_a_device_may_close_its_side_first(device: Device) -> None:
 
 
 @proves("3.1.1:MQTT-7.1.1-1", "3.1.1:MQTT-7.1.1-2", "5.0:MQTT-4.2.0-1")
-async def test_written_byte_by_byte(device: Device) -> None:
+async def test_written_byte_by_byte(device: LiveDevice) -> None:
     for byte in octets('10 { P 02 003c "slow" } 32 { "a" 0001 (hi) }'):
         device.writer.write(bytes((byte,)))
         await device.writer.drain()
@@ -120,23 +94,20 @@ async def test_written_byte_by_byte(device: Device) -> None:
 
 
 @proves("3.1.1:MQTT-3.1.4-2", "5.0:MQTT-3.1.4-3", "3.1.1:MQTT-3.1.3-2", "5.0:MQTT-3.1.3-2")
-async def test_taken_over(device: Device, port: int) -> None:
+async def test_taken_over(device: LiveDevice, port: int) -> None:
     device.writer.write(octets('10 { P 02 003c 00 "twin" } 32 { "a" 0001 00 }', 5))
     assert (await device.packet())[0] == 0x20
     assert await device.packet() == octets("40 { 0001 }")
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(octets('10 { P 02 003c "twin" }'))
-    assert await Device(reader, writer).packet() == octets("20 02 00 00")
-    assert pattern("e0 ?? 8e *", 5).fullmatch(await device.rest())
-    writer.close()
-    await writer.wait_closed()
+    async with await LiveDevice.on(port) as newer:
+        newer.sends('10 { P 02 003c "twin" }')
+        await newer.hears("20 02 00 00")
+        assert pattern("e0 ?? 8e *", 5).fullmatch(await device.rest())
 
 
-async def connected(port: int, connect: str, version: int) -> Device:
+async def connected(port: int, connect: str, version: int) -> LiveDevice:
     """A device that was let in, and whose session is new."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    device = Device(reader, writer)
-    writer.write(octets(connect, version))
+    device = await LiveDevice.on(port, version)
+    device.sends(connect)
     connack = await device.packet()
     assert (connack[0], connack[2], connack[3]) == (0x20, 0, 0), connack.hex(" ")
     return device

@@ -43,9 +43,10 @@ class ShortSleeps:
 
 
 class FakeTransport(asyncio.Transport):
-    """One side of a connection: keeps every write, and loses the connection in the next turn once it is closed.
+    """One side of a connection: keeps every write, and loses the connection in the next turn once it is closed, or once
+    it has heard that nothing more is said, which makes the peer close too. `closed` is true of both.
 
-    With `stuck` the peer never reads, so that only `abort` ends it.
+    With `stuck` the peer never reads and never closes, so that only `abort` ends it.
     """
 
     def __init__(self, connection: MqttConnection, peer: tuple[Any, ...] | None = ("10.0.0.1", 40_000)) -> None:
@@ -88,6 +89,21 @@ class FakeTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self.closed or self.aborted
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        assert not self.is_closing(), "ended twice"
+        self.closed = True
+        if not self.stuck:
+            asyncio.get_running_loop().call_soon(self._peer_closes)
+
+    def _peer_closes(self) -> None:
+        if not self._lost:
+            self._lost = True
+            self._connection.eof_received()
+            self._connection.connection_lost(None)
 
     def close(self) -> None:
         self.closed = True

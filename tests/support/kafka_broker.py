@@ -9,7 +9,8 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -23,6 +24,10 @@ JARS = Path(__file__).parents[2] / ".cache"
 #: A start takes about 3 s on an idle machine, about 13 s after `kill`: the controller waits for the end of the dead
 #: broker's session (`broker.session.timeout.ms`, 9 s) before it lets the new one in.
 START_TIMEOUT_SECONDS = 90.0
+#: Options of the virtual machine for a Kafka that runs for minutes: compiling it well would cost more than it saves.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+#: For one whose speed matters.
+LONG_LIVED = ()
 STOP_TIMEOUT_SECONDS = 60.0
 REQUEST_TIMEOUT_SECONDS = 10.0
 #: What a broker, or the client that asked it, says of a partition that will be there in a moment.
@@ -60,13 +65,24 @@ class Record(NamedTuple):
 
 
 class KafkaBroker:
-    """A Kafka of `version`; `settings` are added to its server.properties. As a context manager it runs to the end."""
+    """A Kafka of `version`; `settings` are added to its server.properties. As a context manager it runs to the end.
 
-    def __init__(self, version: str, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+    With `bootstrap` it is one that somebody else has started: it can be written and read, not stopped.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+        bootstrap: str | None = None,
+        java: Sequence[str] = SHORT_LIVED,
+    ) -> None:
         self.version = version
         self.directory = directory
-        self.bootstrap = f"127.0.0.1:{free_port()}"
+        self.bootstrap = bootstrap or f"127.0.0.1:{free_port()}"
         self._settings = settings or {}
+        self._java_options = java
         self._properties = directory / "server.properties"
         self._process: Process | None = None
 
@@ -80,6 +96,11 @@ class KafkaBroker:
     @property
     def log(self) -> Path:
         return self.directory / "kafka.log"
+
+    @property
+    def running(self) -> bool:
+        """Whether this object has started it and not ended it."""
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -129,17 +150,33 @@ class KafkaBroker:
         """The number of partitions of every topic, Kafka's own left out."""
         return {name: partitions for name, partitions in self._partitions().items() if not name.startswith("__")}
 
-    def read(self, topic: str, count: int | None = None, timeout_seconds: float = 30.0) -> list[Record]:
+    def ends(self, topic: str) -> dict[int, int]:
+        """The next offset of each partition."""
+        with self._consumer() as consumer:
+            return {partition: high for partition, (_, high) in _ends(consumer, topic, REQUEST_TIMEOUT_SECONDS).items()}
+
+    def read(
+        self,
+        topic: str,
+        count: int | None = None,
+        timeout_seconds: float = 30.0,
+        since: Mapping[int, int] | None = None,
+    ) -> list[Record]:
         """Returns all committed records of a topic, by partition and offset, up to its ends at the time of the call.
 
         With `count` it also waits until there are as many; more than that, if there are more, are returned too, because
         a record too many is what such a test must see. TimeoutError when either is not reached in time, KafkaException
-        when Kafka does not answer at all.
+        when Kafka does not answer at all. `since` are the offsets to begin with, by partition.
         """
+        with self._consumer() as consumer:
+            return _read(consumer, topic, count, timeout_seconds, since or {})
+
+    @contextmanager
+    def _consumer(self) -> Iterator[Consumer]:
         client = {"bootstrap.servers": self.bootstrap, "group.id": "tests", "enable.auto.commit": False}
         consumer = Consumer({**client, "enable.partition.eof": True})
         try:
-            return _read(consumer, topic, count, timeout_seconds)
+            yield consumer
         finally:
             consumer.close()
 
@@ -155,6 +192,7 @@ class KafkaBroker:
         return [
             "java",
             "-Xmx512m",
+            *self._java_options,
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-cp",
             f"{jars}/*",
@@ -205,10 +243,12 @@ class KafkaBroker:
         }
 
 
-def _read(consumer: Consumer, topic: str, count: int | None, timeout_seconds: float) -> list[Record]:
+def _read(
+    consumer: Consumer, topic: str, count: int | None, timeout_seconds: float, since: Mapping[int, int]
+) -> list[Record]:
     deadline = time.monotonic() + timeout_seconds
     ends = _ends(consumer, topic, timeout_seconds)
-    reached = {partition: low for partition, (low, _) in ends.items()}
+    reached = {partition: since.get(partition, low) for partition, (low, _) in ends.items()}
     consumer.assign([TopicPartition(topic, partition, low) for partition, low in reached.items()])
     records: list[Record] = []
     while len(records) < (count or 0) or any(reached[partition] < high for partition, (_, high) in ends.items()):

@@ -16,7 +16,7 @@ EXTRA_SECONDS = 120.0
 class Load:
     """`python -m loadtest run` against a proxy; Kafka is read back at the end. As a context manager it is killed.
 
-    `flags` are the tool's, without their dashes: `{"connections": 50, "seconds": 10}`.
+    `flags` are the tool's, without their dashes: `{"connections": 50, "seconds": 10}`; True is a flag without a value.
     """
 
     def __init__(self, proxy: ProxyProcess, bootstrap: str, directory: Path, flags: dict[str, object]) -> None:
@@ -24,7 +24,7 @@ class Load:
         self._figures.touch()
         command = [
             *(sys.executable, "-m", "loadtest", "run", "--target", f"127.0.0.1:{proxy.port}"),
-            *(f"--{name}={value}" for name, value in flags.items()),
+            *(f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()),
             *("--verify", f"kafka:{bootstrap}", "--verify-topics", f"^{re.escape(proxy.topic_prefix)}"),
             *("--json", str(self._figures)),
         ]

@@ -24,8 +24,12 @@ POLL_SECONDS = 0.02
 OUTPUT_TAIL_CHARACTERS = 4000
 #: How long children may outlive the process that started them.
 GROUP_TIMEOUT_SECONDS = 5.0
+#: Of one test run, at the most (`pytest -n`); each gives away ports of its own.
+WORKERS_MAX = 16
+#: Which of them this one is: "gw3" is pytest-xdist's name for the fourth.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS_MAX
 #: Below Linux's ephemeral ports (from 32768), so that no outgoing connection takes a port while its server restarts.
-PORTS = range(20000, 32000)
+PORTS = range(20000, 32000)[WORKER::WORKERS_MAX]
 
 _running: list["Process"] = []
 _ports_given: set[int] = set()

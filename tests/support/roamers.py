@@ -105,7 +105,7 @@ class Roamer:
             self._writer = None
 
     async def _ping(self) -> None:
-        while self._writer is not None:  # noqa: ASYNC110 - it is time that is waited for
+        while self._writer is not None:
             await asyncio.sleep(KEEP_ALIVE_SECONDS)
             if self._writer is not None:
                 self._writer.write(PINGREQ)

@@ -67,7 +67,7 @@ class Link(asyncio.Transport):
         self._up, self._down = b"", b""
         self._reading = True
         self._up_moving = self._down_moving = False
-        self._closing = False
+        self._finished = self._closing = False
         self.connection.connection_made(self)
 
     # ---- what the device does ----
@@ -86,7 +86,7 @@ class Link(asyncio.Transport):
     # ---- what the server does ----
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self._closing, "written after the end"
+        assert not self._finished and not self._closing, "written after the end"
         self.on_write(bytes(data))
         self._down += data
         self._move_down()
@@ -105,6 +105,14 @@ class Link(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._closing
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """What was written still arrives, what the device has sent too; when it has heard all it closes."""
+        self._finished = True
+        self._move_down()
 
     def close(self) -> None:
         """What was written still arrives."""
@@ -153,6 +161,9 @@ class Link(asyncio.Transport):
         if self._down:
             self._move_down()
         elif self._closing:
+            self._lose()
+        elif self._finished:
+            self.connection.eof_received()
             self._lose()
 
     def _lose(self) -> None:

@@ -20,6 +20,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -225,6 +226,7 @@ _KEYS: Final = {
 }
 
 
+@cache
 def vectors() -> list[Vector]:
     """All vectors of all packet types."""
     found: list[Vector] = []

@@ -295,6 +295,8 @@ class SessionTable:
             before = self._unpack(record.client_id, packed) if packed is not None else None
             carried = record.state
             record.state, present, base = self._follow(before, record)
+            if record.state != carried:
+                record.packed = None
             self._store(record)
             session = self.local.get(record.client_id)
             if session is not None and session.epoch < 0 and session.connection == record.connection:
@@ -394,9 +396,7 @@ class SessionTable:
         if rel == EXPIRED or (rel and state is not None and state.qos2 is None):
             state = None
         kind = RELEASE if rel else ASSERT
-        self._port.append(
-            replace(view, kind=kind, rel=rel, state=state, reason=view.reason if reason is None else reason)
-        )
+        self._port.append(replace(view, kind=kind, rel=rel, state=state, reason=reason or view.reason, packed=None))
 
     # ---- the form in which views are kept ----
 
@@ -442,8 +442,11 @@ class SessionTable:
             self._tombs.append((record.timestamp_ms, record.client_id))
 
     def _unpack(self, client_id: str, packed: bytes) -> SessionRecord:
-        *_, offset, time_ms, _ = _VIEW.unpack_from(packed)
-        return unpack_session(client_id, packed[_VIEW.size :], offset, time_ms)
+        epoch, _, _, _, offset, time_ms, _ = _VIEW.unpack_from(packed)
+        view = unpack_session(client_id, packed[_VIEW.size :], offset, time_ms)
+        # A CLAIM could not say its own.
+        view.epoch = epoch
+        return view
 
     def _changes_presence(self, packed: bytes | None, record: SessionRecord) -> bool:
         """Whether another connection is live now than before. Without a view what preceded is compacted away, and the

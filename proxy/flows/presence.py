@@ -103,6 +103,8 @@ class Presence:
         """A client of this partition came or went, or is another connection now."""
         partition = self._partitions[number]
         self._settle_delayed_will(partition, record)
+        if record.offset < partition.mark and (record.will is None or not record.rel):
+            return
         was = before
         if before is None or before.rel:
             # What preceded a RELEASE that stands alone is compacted away: it says enough itself.

@@ -4,7 +4,7 @@ Each value begins with a version. A reader that meets a version it does not know
 `RecordError` and goes on with the next record.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgpack
@@ -89,6 +89,8 @@ class SessionRecord:
     will: StoredWill | None
     offset: int = -1
     timestamp_ms: int = 0
+    #: The bytes that this was read from, as long as they say the same.
+    packed: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def rank(self) -> tuple[int, int, int]:
@@ -123,7 +125,7 @@ def decode_session(
 
 def pack_session(record: SessionRecord) -> bytes:
     """Everything but client identifier, offset and time."""
-    packed: bytes = msgpack.packb(_packed(record))
+    packed: bytes = record.packed or msgpack.packb(_packed(record))
     return packed
 
 
@@ -154,6 +156,7 @@ def unpack_session(client_id: str, packed: bytes, offset: int, timestamp_ms: int
             None if will is None else StoredWill(*will),
             offset,
             timestamp_ms,
+            packed,
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RecordError(f"not a session record: {error!r}") from None

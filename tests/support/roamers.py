@@ -84,7 +84,7 @@ class Roamer:
         ports = itertools.cycle(self.ports)
         while True:
             began = time.monotonic()
-            while not await self.connect(next(ports)):
+            while not await self.connect(next(ports)):  # noqa: ASYNC110 - a device has nobody who would tell it
                 await asyncio.sleep(RETRY_SECONDS)
             self.back_after_seconds.append(time.monotonic() - began)
             async with asyncio.TaskGroup() as group:

@@ -1,7 +1,7 @@
 """What several replicas make of one fleet: they die, freeze, lose Kafka, or get the same client at the same time.
 
-The sizes are the caller's: small in the test suite, those of a fleet where it is proven. Every function checks what must
-hold at rest and returns its figures.
+The sizes are the caller's: small in the test suite, those of a fleet where it is proven. Every function checks what
+must hold at rest and returns its figures.
 """
 
 import asyncio

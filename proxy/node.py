@@ -132,7 +132,10 @@ class Node:
     # ---- what the operator sees ----
 
     def ready(self) -> Check:
-        return Check(self.started.is_set(), "ready" if self.started.is_set() else "waiting for kafka")
+        """The session log has been read, and devices can connect."""
+        if not self.membership.joined.is_set():
+            return Check(False, "waiting for kafka, or for the session log")
+        return Check(self.started.is_set(), "ready" if self.started.is_set() else "opening the listeners")
 
     def checks(self) -> dict[str, Check]:
         checks = {}
@@ -143,6 +146,7 @@ class Node:
             )
         unsafe = self.settings.unsafe()
         checks["started"] = self.ready()
+        checks["sessions"] = self._check_sessions()
         checks["safe"] = Check(not unsafe, unsafe or "acks=all, idempotent")
         return checks
 
@@ -156,6 +160,17 @@ class Node:
         if cluster in self.clusters.problems:
             detail["problem"] = str(self.clusters.problems[cluster])
         return Check(status.ready, detail)
+
+    def _check_sessions(self) -> Check:
+        membership = self.membership
+        detail: dict[str, object] = {
+            "incarnation": membership.incarnation,
+            "log_silence_seconds": round(membership.silence_seconds, 3),
+            "claims_waiting": self.sessions.claims_waiting,
+            "announcements_waiting": self.presence.waiting,
+            "nodes": sorted(node.name for node in membership.registry.alive(monotonic())),
+        }
+        return Check(membership.joined.is_set(), detail)
 
     def _add_gauges(self) -> None:
         gauge, total, listener = self.metrics.gauge, self.metrics.total, self.listener
@@ -286,6 +301,7 @@ class Node:
     async def stop(self, drain_seconds: float) -> None:
         """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
+        self.membership.state = "draining"
         drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
         if self.started.is_set():
             await drain(self.listener, self.uplink, drain_seconds)

@@ -201,7 +201,14 @@ class Membership:
                     )
                 )
             self._sessions.tick()
+            self._check_partitions()
             await asyncio.sleep(limits.TICK_SECONDS)
+
+    def _check_partitions(self) -> None:
+        """Each client has its place in one partition; with another number of them no place is right any more."""
+        now = self._gateway.partitions(self.settings.sessions_topic)
+        if now and now != len(self._sessions.tables):
+            raise CompactionPassedError(f"{self.settings.sessions_topic} has {now} partitions now")
 
     async def _sweep(self, turns: Turns) -> None:
         """Rule 7, and what presence announces, for the partitions whose turn it is."""
@@ -214,6 +221,9 @@ class Membership:
             expire = now >= expiry_due
             if expire:
                 expiry_due = now + limits.EXPIRY_SWEEP_SECONDS
+                self._forget_tombstones()
+            if any(not self._sessions.tables[number].sweeping for number in mine):
+                await self._read_marks(turns)
             self._presence.take_turns(mine)
             for number, table in enumerate(self._sessions.tables):
                 newly = number in mine and not table.sweeping
@@ -239,7 +249,10 @@ class Membership:
                 await asyncio.sleep(limits.SWEEP_SECONDS)
             self.swept += table.sweep(client_ids[start : start + limits.SWEEP_ENTRIES_PER_TURN], self._is_dead, now_ms)
             await asyncio.sleep(0)
-        table.forget(wall_ms() - COMPACTION_LAG_MS_MIN)
+
+    def _forget_tombstones(self) -> None:
+        for table in self._sessions.tables:
+            table.forget(wall_ms() - COMPACTION_LAG_MS_MIN)
 
     def _is_dead(self, node: str, incarnation: int) -> bool:
         return self.registry.is_dead(node, incarnation, monotonic())
@@ -247,10 +260,13 @@ class Membership:
     async def _learn_marks(self, turns: Turns) -> None:
         while True:
             await asyncio.sleep(limits.MARKS_SECONDS)
-            try:
-                self._presence.learn_marks(await turns.marks(len(self._sessions.tables)))
-            except UNREACHABLE as error:
-                log.info("marks cannot be read", extra={"error": repr(error)})
+            await self._read_marks(turns)
+
+    async def _read_marks(self, turns: Turns) -> None:
+        try:
+            self._presence.learn_marks(await turns.marks(len(self._sessions.tables)))
+        except UNREACHABLE as error:
+            log.info("marks cannot be read", extra={"error": repr(error)})
 
     # ---- what is written ----
 

@@ -249,6 +249,9 @@ class Client:
         uplink, protocol, attachment = self._uplink, self.connection.protocol, self.attachment
         if protocol.state != CONNECTING or attachment is None:
             return
+        if uplink.draining:
+            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "shutting down")
+            return
         self._accepted = True
         uplink.clients[self.client_id] = self
         uplink.metrics.connects.labels("accepted").inc()

@@ -95,6 +95,10 @@ class KafkaGateway(Protocol):
         """
         ...
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has; 0 when it is not known."""
+        ...
+
     def destination(
         self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
     ) -> Destination:

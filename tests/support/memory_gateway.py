@@ -98,6 +98,9 @@ class MemoryGateway:
         await self.start(topics)
         self.generation += 1
 
+    def partitions(self, topic: str) -> int:
+        return self._partitions.get(topic, 0)
+
     def destination(
         self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
     ) -> Destination:

@@ -18,7 +18,7 @@ from proxy.metrics import GatewayMetrics, KafkaCounters
 from tests.kafka.fake_aiokafka import FakeKafka
 from tests.support.kafka_broker import VERSIONS, KafkaBroker, Record
 from tests.support.memory_gateway import MemoryGateway
-from tests.support.processes import WORKER
+from tests.support.processes import WORKER, wait_until
 
 REQUEST_SECONDS = 10.0
 #: Topics that share a broker have names of their own, in every worker.
@@ -101,6 +101,13 @@ def set_message_bytes_max(broker: KafkaBroker, topic: str, most: int) -> None:
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     [answer] = admin.incremental_alter_configs([resource]).values()
     answer.result(REQUEST_SECONDS)
+
+    def in_force() -> bool:
+        # The controller has it; the broker hears of it a moment later.
+        [described] = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()
+        return bool(described.result(REQUEST_SECONDS)["max.message.bytes"].value == str(most))
+
+    wait_until(in_force, f"{topic} takes {most} bytes")
 
 
 async def until(condition: Callable[[], bool], what: str, timeout_seconds: float = 30.0) -> None:

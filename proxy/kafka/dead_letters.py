@@ -61,8 +61,10 @@ class DeadLetters:
         destination = self._gateway.destination(self.topic, key, md5_partition, rule)
         destination.refusal = error
         destination.cause = cause
-        said = str(error).encode()[: limits.DEAD_LETTER_ERROR_BYTES_MAX]
-        headers = [*headers, (CAUSE, cause.encode()), (RULE, rule.encode()), (TOPIC, topic.encode()), (ERROR, said)]
+        # Not cut in the middle of a character.
+        said = str(error).encode()[: limits.DEAD_LETTER_ERROR_BYTES_MAX].decode(errors="ignore")
+        why = ((CAUSE, cause), (RULE, rule), (TOPIC, topic), (ERROR, said))
+        headers = [*headers, *((name, text.encode()) for name, text in why)]
         if not self._gateway.fits(destination, value, headers):
             headers.append((VALUE_BYTES, b"%d" % len(value)))
             value = value[: limits.DEAD_LETTER_VALUE_BYTES_MAX]

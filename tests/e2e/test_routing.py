@@ -7,7 +7,6 @@ import time
 import pytest
 
 from tests.e2e.conftest import StartProxy
-from tests.kafka.conftest import set_message_bytes_max
 from tests.support.device import Device
 from tests.support.kafka_broker import KafkaBroker, Record
 from tests.support.proxy import ProxyProcess
@@ -179,9 +178,9 @@ def test_md5_partitions_is_the_count_in_the_hash(start_proxy: StartProxy, kafka:
 
 
 def test_what_the_topic_is_too_small_for_becomes_a_dead_letter(start_proxy: StartProxy, kafka: KafkaBroker) -> None:
+    kafka.create_topic("poison_msg", config={"max.message.bytes": "20000"})
     proxy = start_proxy({"kafka.topic_prefix": "poison_"})
     fat = random.randbytes(50_000)
-    set_message_bytes_max(kafka, "poison_msg", 20_000)
     for version in (5, 4):
         with Device(proxy.port, version) as device:
             device.connect("wide")

@@ -240,7 +240,11 @@ async def test_somebody_else_can_bury_a_record(start_cluster: StartCluster, topi
     letters.bury(b"key", b"value", headers, outcomes, 1, cause="bad_topic", rule="r", topic="a/b")
     assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
     assert outcomes.stored == [1]
-    [letter] = cluster.read(dead)
+    error = GatewayError("x" + "é" * 1000, Refusal.INVALID)
+    letters.bury(b"key", b"", [], outcomes, 2, cause="bad_topic", rule="r", topic="a/b", error=error)
+    assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
+    letter, other = cluster.read(dead)
+    assert other.headers[-1] == ("mqk.error", ("x" + "é" * 511).encode())
     assert (letter.key, letter.value) == (b"key", b"value")
     assert letter.headers == [
         ("mqtt.topic", b"t"), ("mqk.cause", b"bad_topic"), ("mqk.rule", b"r"), ("mqk.topic", b"a/b"),

@@ -95,7 +95,7 @@ TOPIC_REFRESH_SECONDS: Final = 300.0
 #: What a waiting record costs in memory beside key and value. By tracemalloc on CPython 3.11: 225 B with headers that
 #: are shared, 407 B with mqtt.dup and mqtt.packet_id of its own, 479 B with all that a message can have of its own.
 RECORD_OVERHEAD_BYTES: Final = 480
-#: Topic name, client id and user name are headers, each at most 64 KiB long, and there are a few short ones.
+#: Of a record: topic name, client id and user name, each at most 64 KiB long, and some short ones. No record has more.
 HEADER_BYTES_MAX: Final = 200_000
 #: Headers of one record; a 5.0 device can put a hundred thousand user properties into one packet.
 HEADERS_PER_RECORD_MAX: Final = 256

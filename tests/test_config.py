@@ -330,6 +330,7 @@ payload_bytes_max = 65536
         ('[[routing.rules]]\nfiter = "a"\ntopic = "x"\n', "routing.rules[0].fiter", "mean routing.rules.filter?"),
         ('[[routing.rules]]\nfilter = "a"\ntopic = "x"\nvalue = "xml"\n', "routing.rules[0].value", "'raw', 'json'"),
         ('[routing]\nallowed_topics = ["a/*"]\n', "routing.allowed_topics[0]", "letters, digits"),
+        ('[kafka]\ninternal_prefix = "tlink_"\n', "kafka.internal_prefix", "no topic would be left for devices"),
         ('[kafka]\ninternal_prefix = ""\n', "kafka.internal_prefix", "at least 1 character"),
         ('[routing]\nunmatched = "dead_letter"\ndead_letter = false\n', "routing", "needs dead_letter = true"),
     ],

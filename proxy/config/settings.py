@@ -199,6 +199,14 @@ class Kafka(KafkaCluster):
         pattern=r"^[A-Za-z0-9._-]+$",
         description="What the proxy's own topics begin with; no route may reach one.",
     )
+
+    @field_validator("internal_prefix")
+    @classmethod
+    def _leaves_topics(cls, internal_prefix: str, info: ValidationInfo) -> str:
+        if info.data.get("topic_prefix", "").startswith(internal_prefix):
+            raise ValueError("kafka.topic_prefix begins with it: no topic would be left for devices")
+        return internal_prefix
+
     clusters: dict[ClusterName, FurtherCluster] = Field(
         default={}, description="Further clusters by name. One that is down holds up nothing but what is meant for it."
     )

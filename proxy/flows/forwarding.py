@@ -53,9 +53,9 @@ class Outlet:
         try:
             self.destination = self._ask(self._topic, self._key)
         except GatewayError as error:
+            # Each message asks again and is refused, until the topic has grown.
             said = {"clientid": scope.client_id, "topic": scope.topic, "error": str(error)}
             log.warning("no destination", extra=said)
-            self._objection = _no_place(error)
 
     @property
     def plain_headers(self) -> Headers | None:
@@ -77,15 +77,11 @@ class Outlet:
         headers = (headers if self._headers is None else self._headers) + own_headers
         objection = self._object(topic, payload, headers)
         value = payload if rule.envelope is None or objection is not None else rule.envelope(message, payload)
-        if objection is None:
-            try:
-                destination = self._place(topic, key, own_headers)
-            except GatewayError as error:
-                objection = _no_place(error)
-            else:
-                self.gateway.enqueue(destination, value, headers, recipient, token)
-                return
-        refuse(self.gateway, objection, rule.name, topic, key, payload, headers, recipient, token)
+        place = self._place(topic, key, own_headers) if objection is None else objection
+        if isinstance(place, Objection):
+            refuse(self.gateway, place, rule.name, topic, key, payload, headers, recipient, token)
+        else:
+            self.gateway.enqueue(place, value, headers, recipient, token)
 
     def _object(self, topic: str, payload: bytes, headers: Headers) -> Objection | None:
         rule = self.rule
@@ -99,16 +95,37 @@ class Outlet:
         """What the operator wrote out was checked when the rules were loaded."""
         return None if self._target.topic.constant is not None else self._names.objection_to_made(topic)
 
-    def _place(self, topic: str, key: bytes, own_headers: Headers) -> Destination:
-        """Raises GatewayError. Headers of one message are not shared, so they count as bytes of its record."""
+    def _place(self, topic: str, key: bytes, own_headers: Headers) -> Destination | Objection:
+        """Headers of one message are not shared, so they count as bytes of its record."""
         destination = self.destination
         if destination is None or destination.generation != self.gateway.generation or own_headers:
-            destination = self._ask(topic, key)
+            try:
+                destination = self._ask(topic, key)
+            except GatewayError as error:
+                refusal = error.refusal or Refusal.UNKNOWN_TOPIC
+                return Objection(refusal.value, refusal, str(error))
             destination.bytes += _bytes(own_headers) + limits.HEADER_OVERHEAD_BYTES * len(own_headers)
         return destination
 
     def _ask(self, topic: str, key: bytes) -> Destination:
         return self.gateway.destination(topic, key, self.rule.partitioner, self.rule.name)
+
+
+class Decision:
+    """What was decided for a topic name of one client. Without outlets the message goes nowhere."""
+
+    __slots__ = ("destination", "generation", "headers", "outlets", "topic_headers")
+
+    def __init__(self, gateway: KafkaGateway, ways: list[Outlet], topic_headers: Headers) -> None:
+        self.generation = gateway.generation
+        self.outlets = ways
+        #: Those that every message of this client under this name carries, whatever rule takes it.
+        self.topic_headers = topic_headers
+        #: Set when every message goes there as it is, to the default cluster, and all that it needs is known here.
+        self.destination: Destination | None = None
+        self.headers: Headers = []
+        if len(ways) == 1 and ways[0].gateway is gateway and ways[0].plain_headers is not None:
+            self.destination, self.headers = ways[0].destination, ways[0].plain_headers
 
 
 def outlets(
@@ -161,11 +178,6 @@ def _as_many_as_fit(headers: Headers) -> Headers:
     """The first ones, which are those that say where the message came from."""
     sizes = accumulate(len(name) + len(value) for name, value in headers[: limits.HEADERS_PER_RECORD_MAX])
     return headers[: sum(size <= limits.HEADER_BYTES_MAX for size in sizes)]
-
-
-def _no_place(error: GatewayError) -> Objection:
-    refusal = error.refusal or Refusal.UNKNOWN_TOPIC
-    return Objection(refusal.value, refusal, str(error))
 
 
 def _key(rule: Rule, scope: Scope) -> bytes:

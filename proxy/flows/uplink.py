@@ -13,11 +13,11 @@ from typing import Final, Literal
 from proxy.clock import monotonic, wall_ms
 from proxy.errors import AuthError, GatewayError, Refusal
 from proxy.flows.attachment import Attachment, local_session
-from proxy.flows.forwarding import Joint, Outlet, outlets, refuse
+from proxy.flows.forwarding import Decision, Joint, outlets, refuse
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.headers import HeaderPlan, user_properties
 from proxy.flows.sessions import Sessions
-from proxy.kafka.gateway import Destination, Headers, KafkaGateway, Recipient
+from proxy.kafka.gateway import Headers, KafkaGateway, Recipient
 from proxy.metrics import Metrics, PublishCounter
 from proxy.mqtt.packets import PAYLOAD_FORMAT_INDICATOR, Connect, Publish, ReasonCode, Subscribe, Unsubscribe
 from proxy.mqtt.topics import TopicName
@@ -46,23 +46,6 @@ UNMATCHED: Final = Objection("unmatched", Refusal.UNKNOWN_TOPIC, "no rule takes 
 
 #: How connections end every day; other ends are worth a line in the log.
 _UNREMARKABLE: Final = frozenset({EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.SERVER_SHUTTING_DOWN})
-
-
-class Decision:
-    """What was decided for a topic name of one client. Without outlets the message goes nowhere."""
-
-    __slots__ = ("destination", "generation", "headers", "outlets", "topic_headers")
-
-    def __init__(self, gateway: KafkaGateway, ways: list[Outlet], topic_headers: Headers) -> None:
-        self.generation = gateway.generation
-        self.outlets = ways
-        #: Those that every message of this client under this name carries, whatever rule takes it.
-        self.topic_headers = topic_headers
-        #: Set when every message goes there as it is, to the default cluster, and all that it needs is known here.
-        self.destination: Destination | None = None
-        self.headers: Headers = []
-        if len(ways) == 1 and ways[0].gateway is gateway and ways[0].plain_headers is not None:
-            self.destination, self.headers = ways[0].destination, ways[0].plain_headers
 
 
 @dataclass(slots=True, frozen=True)

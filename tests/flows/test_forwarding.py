@@ -595,3 +595,16 @@ async def test_new_rules_hold_for_topics_that_were_decided() -> None:
     assert [record.value for record in replica.gateway.stored("t_a")] == [b"1"]
     assert [record.value for record in replica.gateway.stored("t_b")] == [b"2"]
     assert device.take() == puback(1) + puback(2)
+
+
+@pytest.mark.parametrize("target", ["t_a", "t_a@backup"])
+async def test_a_partition_that_comes_later_is_found(target: str) -> None:
+    replica = obeying(RuleSpec([target], filter="#", partitioner="fixed:4"), clusters=["backup"])
+    gateway = replica.others["backup"] if "@" in target else replica.gateway
+    device = connected(replica, "c1", MQTT_5_0)
+    device.publish("a", b"1", packet_id=1)
+    gateway.add_partitions("t_a", 8)
+    device.publish("a", b"2", packet_id=2)
+    await settled(replica)
+    assert [(record.partition, record.value) for record in gateway.stored("t_a")] == [(4, b"2")]
+    assert device.take() == puback(1, ReasonCode.TOPIC_NAME_INVALID, MQTT_5_0) + puback(2)

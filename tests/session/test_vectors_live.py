@@ -6,14 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from proxy.flows.goodbyes import Goodbyes
-from proxy.flows.presence import Presence
-from proxy.flows.uplink import Uplink, UplinkSettings
-from proxy.metrics import Metrics
 from proxy.net.listener import Listener
-from proxy.policy.authenticators.base import Chain
-from proxy.policy.rules import RoutingContext, RuleSpec, compile_routes
-from tests.support.memory_gateway import MemoryGateway
+from proxy.policy.rules import RuleSpec
+from tests.flows.harness import Replica
 from tests.support.wire import VERSIONS, Vector, octets, pattern, proves, session_limits, vectors
 
 ALL = vectors()
@@ -27,21 +22,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def port() -> AsyncIterator[int]:
     """One replica for all vectors. Every topic name has a route, so that all answers are those of the wire."""
-    metrics = Metrics()
-    gateway = MemoryGateway({"all": 1, "status": 1})
-    uplink = Uplink(
-        UplinkSettings("node", [], unmatched="drop", connects_per_second_max=1_000_000),
-        {"": gateway},
-        compile_routes([RuleSpec(["all"], filter="#")], RoutingContext()),
-        Chain([], anonymous=True),
-        Presence(gateway, metrics, "status", "node", key_is_action=False),
-        Goodbyes(),
-        metrics,
-    )
-    listener = Listener(session_limits(), 100, gateway, uplink.new_client)
+    replica = Replica(headers=[], connects_per_second_max=1_000_000, rules=[RuleSpec(["all"], filter="#")])
+    listener = Listener(session_limits(), 100, replica.gateway, replica.uplink.new_client)
     yield await listener.listen("127.0.0.1", 0)
     listener.stop()
-    assert (listener.bugs, gateway.bugs) == (0, [])
+    assert (listener.bugs, replica.gateway.bugs) == (0, [])
 
 
 class Device:

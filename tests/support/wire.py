@@ -28,7 +28,7 @@ from proxy.mqtt.encode import encode_varint
 from proxy.mqtt.framing import Framer
 from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
 from proxy.mqtt.topics import TopicName
-from proxy.session.events import Event, Grant, SessionLimits
+from proxy.session.events import Event, Grant, Heard, SessionLimits
 from proxy.session.protocol import ServerProtocol
 
 VECTORS: Final = Path(__file__).parent.parent / "vectors"
@@ -350,6 +350,7 @@ class Session:
         """`connect` is received and accepted; an empty one leaves the session as it is when a connection opens."""
         self.version = version
         self.now = 1_000.0
+        self.heard = 0
         self.protocol = ServerProtocol(session_limits(**limits), self.now)
         if connect:
             self.receive(connect)
@@ -361,7 +362,13 @@ class Session:
 
     def receive(self, notation: str) -> list[Event]:
         """One read; the events that came of it."""
-        return self.protocol.receive_data(self.octets(notation), self.now)
+        return self.feed(self.octets(notation))
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The same with bytes. That the device was heard is counted, and left out of the events."""
+        events = self.protocol.receive_data(data, self.now)
+        self.heard += sum(isinstance(event, Heard) for event in events)
+        return [event for event in events if not isinstance(event, Heard)]
 
     def sent(self) -> bytes:
         """What is to be written now."""

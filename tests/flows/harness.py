@@ -21,6 +21,7 @@ from proxy.session.events import SessionLimits
 from tests.support.fakes import Clock, FakeTransport
 from tests.support.memory_gateway import MemoryGateway
 from tests.support.session_log import SessionLog
+from tests.support.wire import EXPIRY_SECONDS_MAX
 
 #: One partition, so that the records of all devices have one order.
 STATUS = "t_status"
@@ -44,7 +45,7 @@ class Replica:
         clusters: Sequence[str] = (),
         context: RoutingContext | None = None,
         node: str = "node-7",
-        expiry_seconds_max: int = 604_800,
+        expiry_seconds_max: int = EXPIRY_SECONDS_MAX,
         bind_client_id: bool = False,
         beside: "Replica | None" = None,
     ) -> None:

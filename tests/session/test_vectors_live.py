@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from proxy.mqtt.packets import MQTT_3_1
 from proxy.net.listener import Listener
 from proxy.policy.rules import RuleSpec
 from tests.flows.harness import Replica
@@ -117,13 +118,13 @@ async def test_taken_over(device: Device, port: int) -> None:
     await writer.wait_closed()
 
 
-async def connected(port: int, connect: str, version: int) -> Device:
-    """A device that was let in, and whose session is new."""
+async def connected(port: int, connect: str, version: int, *, session_present: bool = False) -> Device:
+    """A device that was let in."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     device = Device(reader, writer)
     writer.write(octets(connect, version))
     connack = await device.packet()
-    assert (connack[0], connack[2], connack[3]) == (0x20, 0, 0), connack.hex(" ")
+    assert (connack[0], connack[2], connack[3]) == (0x20, session_present, 0), connack.hex(" ")
     return device
 
 
@@ -145,18 +146,43 @@ async def test_exactly_once(port: int, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("flags", ["00", "02"])
 @proves("3.1.1:MQTT-3.1.2-6", "5.0:MQTT-3.1.2-4", "5.0:MQTT-4.1.0-2")
-async def test_nothing_of_a_session_outlives_its_connection(port: int, version: int, flags: str) -> None:
-    """A QoS 2 message that waits for PUBREL is forgotten, whatever the next CONNECT asks for."""
-    connect = f'10 {{ P {flags} 003c [00] "again" }}'
+async def test_nothing_outlives_a_connection_that_asks_for_no_session(port: int, version: int) -> None:
+    """A QoS 2 message that waits for PUBREL is forgotten."""
+    connect = '10 { P 02 003c [00] "again" }'
     device = await connected(port, connect, version)
-    device.writer.write(octets('34 { "a" 0001 [00] (hi) }', version))
-    assert await device.packet() == octets("50 { 0001 }")
-    device.writer.close()
-    await device.writer.wait_closed()
+    await half_of_exactly_once(device, version)
     device = await connected(port, connect, version)
     device.writer.write(octets("62 { 0001 }"))
     assert await device.packet() == octets("70 { 0001 [92] }", version)
+    await hang_up(device)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@proves(
+    "3.1.1:MQTT-3.1.2-4", "3.1.1:MQTT-3.1.4-3", "3.1.1:MQTT-3.2.2-2", "3.1.1:MQTT-4.1.0-1",
+    "5.0:MQTT-3.1.2-5", "5.0:MQTT-3.1.2-23", "5.0:MQTT-3.2.2-3", "5.0:MQTT-4.1.0-1",
+)  # fmt: skip
+async def test_a_session_outlives_its_connection(port: int, version: int) -> None:
+    """A QoS 2 message that waits for PUBREL still does, and CONNACK says that the session is there."""
+    connect = f'10 {{ P 00 003c [{{ 11 0000003c }}] "session-{version}" }}'
+    device = await connected(port, connect, version)
+    await half_of_exactly_once(device, version)
+    device = await connected(port, connect, version, session_present=version > MQTT_3_1)
+    device.writer.write(octets('3c { "a" 0001 [00] (hi) } 62 { 0001 } 62 { 0001 }', version))
+    assert await device.packet() == octets("50 { 0001 }")
+    assert await device.packet() == octets("70 { 0001 }")
+    assert await device.packet() == octets("70 { 0001 [92] }", version)
+    await hang_up(device)
+
+
+async def half_of_exactly_once(device: Device, version: int) -> None:
+    """A message of QoS 2 as far as its PUBREC; then the connection is lost."""
+    device.writer.write(octets('34 { "a" 0001 [00] (hi) }', version))
+    assert await device.packet() == octets("50 { 0001 }")
+    await hang_up(device)
+
+
+async def hang_up(device: Device) -> None:
     device.writer.close()
     await device.writer.wait_closed()

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 from proxy.mqtt import packets
 from proxy.mqtt.encode import encode_varint
 from proxy.mqtt.framing import Framer
-from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
+from proxy.mqtt.packets import SESSION_EXPIRY_INTERVAL, Connect, Publish, Subscribe, Unsubscribe
 from proxy.mqtt.topics import TopicName
 from proxy.session.events import Event, Grant, Heard, SessionLimits
 from proxy.session.protocol import ServerProtocol
@@ -41,6 +41,7 @@ RECEIVE_MAXIMUM: Final = 4
 TOPIC_ALIAS_MAXIMUM: Final = 3
 KEEP_ALIVE_MAX_SECONDS: Final = 3_600
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
+EXPIRY_SECONDS_MAX: Final = 604_800
 #: A client that asks for nothing special.
 CONNECT: Final = '10 { P 02 003c [00] "dev" }'
 
@@ -333,7 +334,9 @@ def answer(protocol: ServerProtocol, event: Event) -> list[Event]:
     """Does with an event what the product does while Kafka takes everything at once."""
     match event:
         case Connect():
-            return protocol.accept_connect(Grant(None if event.client_id else "mqk-" + "0" * 20))
+            assigned = None if event.client_id else "mqk-" + "0" * 20
+            asked = event.properties.get(SESSION_EXPIRY_INTERVAL, 0)
+            return protocol.accept_connect(Grant(assigned, session_expiry_seconds=min(asked, EXPIRY_SECONDS_MAX)))
         case Publish() if event.qos:
             protocol.settle_publishes([event.packet_id], 0)
         case Subscribe():

@@ -54,8 +54,10 @@ class Replica:
         self.metrics = Metrics()
         context = context or RoutingContext("t_", "node-7", clusters={"", *clusters})
         routes = compile_routes(rules or preset_specs("tlink"), context)
-        self.gateway = beside.gateway if beside else MemoryGateway(
-            dict.fromkeys(routes.topics(), 4) | {STATUS: 1}, md5_partitions=md5_partitions
+        self.gateway = (
+            beside.gateway
+            if beside
+            else MemoryGateway(dict.fromkeys(routes.topics(), 4) | {STATUS: 1}, md5_partitions=md5_partitions)
         )
         #: The further clusters.
         self.others = {name: MemoryGateway(dict.fromkeys(routes.topics(name), 4)) for name in clusters}

@@ -16,7 +16,9 @@ Status = dict[str, Any]
 class Cluster:
     """`size` replicas that nothing restarts. As a context manager they are killed at the end."""
 
-    def __init__(self, kafka: KafkaBroker, directory: Path, size: int, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, kafka: KafkaBroker, directory: Path, size: int, settings: Mapping[str, object] | None = None
+    ) -> None:
         self.kafka = kafka
         self.name = f"c{free_port()}"
         shared = {"kafka.topic_prefix": f"{self.name}_", "kafka.internal_prefix": f"_{self.name}_", **(settings or {})}

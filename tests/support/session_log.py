@@ -43,6 +43,16 @@ class SessionLog:
             self._held = False
         self._read(len(self.log) if records is None else self._position + records)
 
+    def next_record(self) -> SessionRecord:
+        """What will be read next."""
+        return _decoded(self.log[self._position])
+
+    def append_raw(self, key: bytes, value: bytes | None, headers: Headers) -> None:
+        """A record as it is on the wire."""
+        self.log.append(Record("t_sessions", 0, len(self.log), key, value, list(headers), self.now_ms))
+        if not self._held:
+            self._read(len(self.log))
+
     @property
     def unread(self) -> int:
         return len(self.log) - self._position
@@ -54,26 +64,23 @@ class SessionLog:
     def append(self, record: SessionRecord) -> None:
         """What some other replica writes."""
         value, headers = record.encode()
-        self._append(record.client_id.encode(), value, headers)
+        self.append_raw(record.client_id.encode(), value, headers)
 
     # ---- what `Sessions` calls ----
 
     def destination(self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = "") -> Any:
         return key
 
-    def enqueue(self, destination: Any, value: bytes | None, headers: Headers, recipient: Recipient, token: int) -> None:
+    def enqueue(
+        self, destination: Any, value: bytes | None, headers: Headers, recipient: Recipient, token: int
+    ) -> None:
         if self.error is not None:
             recipient.settle([token], self.error, 0.0)
             return
         recipient.settle([token], None, 0.0)
-        self._append(destination, value, headers)
+        self.append_raw(destination, value, headers)
 
     # ---- inside ----
-
-    def _append(self, key: bytes, value: bytes | None, headers: Headers) -> None:
-        self.log.append(Record("t_sessions", 0, len(self.log), key, value, list(headers), self.now_ms))
-        if not self._held:
-            self._read(len(self.log))
 
     def _read(self, end: int) -> None:
         """Record by record, each a batch of its own. What is written meanwhile waits for its turn."""

@@ -1,4 +1,4 @@
-"""Several replicas on one Kafka, as they run behind a load balancer: same topics, same session log, ports of their own."""
+"""Several replicas on one Kafka, as behind a load balancer: same topics, same session log, ports of their own."""
 
 import json
 from collections.abc import Mapping

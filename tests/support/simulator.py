@@ -158,7 +158,7 @@ class SimulatedGateway(MemoryGateway):
 
 
 class SimulatedLog(SessionLog):
-    """A session log that takes its time, to append a record and to show it; now and then nobody knows whether it did."""
+    """A session log that takes its time to append a record and to show it; now and then nobody knows if it did."""
 
     def __init__(self, world: "World") -> None:
         super().__init__()

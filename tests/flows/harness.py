@@ -1,4 +1,4 @@
-"""One replica with a Kafka in memory, and devices on sockets that the test plays."""
+"""Replicas with a Kafka and a session log in memory, and devices on sockets that the test plays."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
+from proxy.flows.sessions import Sessions
 from proxy.flows.uplink import Uplink, UplinkSettings
+from proxy.flows.wills import Wills
 from proxy.metrics import Metrics
 from proxy.mqtt.encode import encode_packet
 from proxy.mqtt.packets import MQTT_3_1_1, MQTT_5_0, REQUEST_PROBLEM_INFORMATION, Connect, Disconnect, Publish
@@ -18,6 +20,8 @@ from proxy.policy.rules import RoutingContext, RuleSpec, compile_routes, preset_
 from proxy.session.events import SessionLimits
 from tests.support.fakes import Clock, FakeTransport
 from tests.support.memory_gateway import MemoryGateway
+from tests.support.session_log import SessionLog
+from tests.support.wire import EXPIRY_SECONDS_MAX
 
 #: One partition, so that the records of all devices have one order.
 STATUS = "t_status"
@@ -40,26 +44,50 @@ class Replica:
         rules: Sequence[RuleSpec] = (),
         clusters: Sequence[str] = (),
         context: RoutingContext | None = None,
+        node: str = "node-7",
+        expiry_seconds_max: int = EXPIRY_SECONDS_MAX,
+        bind_client_id: bool = False,
+        beside: "Replica | None" = None,
     ) -> None:
+        """`beside`: another replica on the same Kafka and the same session log, whose turn it is not to announce."""
         self.clock = Clock()
         self.metrics = Metrics()
         context = context or RoutingContext("t_", "node-7", clusters={"", *clusters})
         routes = compile_routes(rules or preset_specs("tlink"), context)
-        self.gateway = MemoryGateway(dict.fromkeys(routes.topics(), 4) | {STATUS: 1}, md5_partitions=md5_partitions)
+        self.gateway = (
+            beside.gateway
+            if beside
+            else MemoryGateway(dict.fromkeys(routes.topics(), 4) | {STATUS: 1}, md5_partitions=md5_partitions)
+        )
         #: The further clusters.
         self.others = {name: MemoryGateway(dict.fromkeys(routes.topics(name), 4)) for name in clusters}
-        self.presence = Presence(self.gateway, self.metrics, STATUS, "node-7", key_is_action=key_is_action)
+        self.log = beside.log if beside else SessionLog()
+        self.presence = Presence(
+            self.gateway, self.metrics, STATUS, key_is_action=key_is_action, wall_ms=lambda: self.log.now_ms
+        )
+        self.sessions = Sessions(self.log, "t_sessions", self.presence, self.clock)  # type: ignore[arg-type]
         self.uplink = Uplink(
-            UplinkSettings("node-7", headers, unmatched, connects_per_second_max),
+            UplinkSettings(node, headers, unmatched, connects_per_second_max, expiry_seconds_max, bind_client_id),
             {"": self.gateway, **self.others},
             routes,
             Chain(authenticators, anonymous=not authenticators),
-            self.presence,
+            self.sessions,
             Goodbyes(),
             self.metrics,
         )
+        self.presence.wills = Wills(self.uplink)
+        self.presence.begin({}, 1)
+        # The number of an incarnation is the offset of its JOIN; no two replicas have the same name here.
+        self.sessions.begin(node, 1, 1)
+        self.take_turn(mine=beside is None)
+        self.log.readers.append(self.sessions)
         self.listener = Listener(SessionLimits(10, 60, 100_000, 128, 16), 1000, self.gateway, self.uplink.new_client)
         self.listener.now = self.clock
+
+    def take_turn(self, *, mine: bool = True) -> None:
+        """From now on this replica sweeps and announces, or does not."""
+        self.sessions.tables[0].sweeping = mine
+        self.presence.take_turns(frozenset({0} if mine else ()))
 
     def count(self, name: str, **labels: str) -> float:
         """One sample of the metrics, 0 when there is none."""

@@ -509,7 +509,14 @@ async def test_a_will_is_published_when_its_device_is_lost(replica: Replica, lea
     await until(lambda: len(replica.told()) == 2, "the status record")
     (record,) = replica.gateway.stored(UP)
     assert (record.key, record.value) == (topic.encode(), b"gone")
-    assert record.headers == [("mqtt.topic", topic.encode()), ("mqtt.clientid", b"c1"), ("mqtt.retain", b"1")]
+    assert record.headers == [
+        ("mqtt.topic", topic.encode()),
+        ("mqtt.clientid", b"c1"),
+        ("mqtt.retain", b"1"),
+        # Its connection began with the first record of the session log and ended with the second.
+        ("mqk.offset", b"1"),
+        ("mqk.epoch", b"0"),
+    ]
 
 
 async def test_a_will_goes_with_a_normal_disconnect(replica: Replica) -> None:

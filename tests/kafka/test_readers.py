@@ -23,7 +23,7 @@ async def test_a_tail_begins_at_the_beginning_and_goes_on(kafka: KafkaBroker, to
     gateway, outcomes = new_gateway(gateway_settings(kafka, partitions=3)), Outcomes()
     other = f"{topic}-other"
     await gateway.start([topic, other])
-    records = tail([kafka.bootstrap], [topic, other])
+    records = tail({"bootstrap_servers": kafka.bootstrap}, [topic, other])
     try:
         send(gateway, topic, b"", outcomes, [1, 2])
         send(gateway, other, b"a", outcomes, [3])
@@ -44,4 +44,4 @@ async def test_a_tail_begins_at_the_beginning_and_goes_on(kafka: KafkaBroker, to
 
 async def test_a_tail_of_a_kafka_that_is_not_there_says_so() -> None:
     with pytest.raises(kafka_errors.KafkaConnectionError):
-        await take(tail([f"127.0.0.1:{free_port()}"], ["topic"]), 1)
+        await take(tail({"bootstrap_servers": f"127.0.0.1:{free_port()}"}, ["topic"]), 1)

@@ -16,6 +16,7 @@ class Handler:
         self.connection = connection
         self.published: list[Publish] = []
         self.ends = 0
+        self.heard = 0
         self.raises_in = ""
 
     def on_connect(self, connect: Connect) -> None:
@@ -31,6 +32,10 @@ class Handler:
 
     def on_unsubscribe(self, unsubscribe: Unsubscribe) -> None:
         self._enter("on_unsubscribe")
+
+    def on_heard(self) -> None:
+        self.heard += 1
+        self._enter("on_heard")
 
     def on_end(self) -> None:
         self.ends += 1

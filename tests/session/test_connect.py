@@ -4,8 +4,8 @@ import pytest
 
 from proxy import limits
 from proxy.errors import SessionError
-from proxy.mqtt.packets import Connect, ReasonCode
-from proxy.session.events import EndReason, Grant
+from proxy.mqtt.packets import Connect, Publish, ReasonCode
+from proxy.session.events import EndReason, Grant, Heard
 from proxy.session.protocol import CONNECTED, CONNECTING
 from tests.support.wire import (
     CONNECT,
@@ -48,7 +48,7 @@ def test_bytes_that_trickle_in_do_not_prolong_the_timeout(version: int) -> None:
     due = session.protocol.next_deadline
     for byte in session.octets(CONNECT)[:-1]:
         session.now += 1
-        session.protocol.receive_data(bytes((byte,)), session.now)
+        session.feed(bytes((byte,)))
         assert session.protocol.next_deadline == due
     session.protocol.tick(session.now)
     assert session.protocol.close_expected
@@ -312,3 +312,40 @@ def test_a_client_that_went_while_its_login_was_checked(version: int) -> None:
     with pytest.raises(SessionError):
         session.protocol.accept_connect(Grant())
     assert session.sent() == b""
+
+
+# ---- the device knows its session ----
+
+
+def test_the_device_is_heard_once_after_its_connack(version: int) -> None:
+    """What it sent before it had its CONNACK says nothing: only the next read shows that it knows of its session."""
+    session = Session(version, connect="")
+    (connect,) = session.feed(session.octets(CONNECT + " c0 00"))
+    assert isinstance(connect, Connect)
+    session.protocol.accept_connect(Grant())
+    assert session.heard == 0
+    session.receive("c0 00")
+    session.receive("c0 00")
+    assert session.heard == 1
+
+
+def test_being_heard_comes_before_what_was_said(version: int) -> None:
+    session = Session(version)
+    events = session.protocol.receive_data(session.octets('30 { "a" [00] (x) }'), session.now)
+    assert [type(event) for event in events] == [Heard, Publish]
+
+
+def test_identifiers_of_the_session_are_known_to_the_window(version: int) -> None:
+    """PUBREL for a message of an earlier connection, and that message again, as MQTT-4.4.0-1 has them sent."""
+    session = Session(version, connect="")
+    session.receive(CONNECT)
+    session.protocol.accept_connect(Grant(session_present=True, unreleased=[7, 8]))
+    session.sent()
+    assert session.protocol.unreleased == [7, 8]
+    assert session.receive('3c { "a" 0007 [00] (x) }') == []
+    session.assert_sent("50 { 0007 }")
+    session.receive("62 { 0007 }")
+    session.assert_sent("70 { 0007 }")
+    assert session.protocol.unreleased == [8]
+    session.protocol.restore([9])
+    assert session.protocol.unreleased == [8, 9]

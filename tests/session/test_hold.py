@@ -95,9 +95,9 @@ def test_what_arrives_behind_what_waits_does_not_overtake_it(version: int) -> No
     session = Session(version)
     whole = session.octets(message(1) + message(2) + message(3))
     cut = len(whole) // 2
-    events = session.protocol.receive_data(whole[:cut], session.now)
+    events = session.feed(whole[:cut])
     session.protocol.hold()
-    assert session.protocol.receive_data(whole[cut:], session.now) == []
+    assert session.feed(whole[cut:]) == []
     events += session.protocol.resume(session.now)
     assert numbers(events) == [1, 2, 3]
 
@@ -163,7 +163,7 @@ def test_one_read_of_many_small_packets(version: int, packet: str) -> None:
     session = held(version)
     one = len(session.octets(packet))
     data = session.octets(packet) * (60_000 // one) + session.octets("c0 00")
-    session.protocol.receive_data(data, session.now)
+    session.feed(data)
     assert not session.protocol.want_read
     assert set_aside(session.protocol) <= limits.HELD_BYTES_MAX + one + limits.HELD_PACKET_OVERHEAD_BYTES
     assert session.sent() == b""
@@ -189,16 +189,16 @@ def test_what_was_handled_leaves_the_budget(version: int) -> None:
 @each_version
 def test_half_a_packet_counts_too(version: int) -> None:
     session = held(version)
-    session.protocol.receive_data(session.octets("30 { (x)*90000 }")[: limits.HELD_BYTES_MAX - 1], session.now)
+    session.feed(session.octets("30 { (x)*90000 }")[: limits.HELD_BYTES_MAX - 1])
     assert session.protocol.want_read
-    session.protocol.receive_data(b"x", session.now)
+    session.feed(b"x")
     assert not session.protocol.want_read
 
 
 @each_version
 def test_a_connection_that_is_not_held_is_always_read(version: int) -> None:
     session = Session(version)
-    session.protocol.receive_data(session.octets("30 { (x)*90000 }")[:80_000], session.now)
+    session.feed(session.octets("30 { (x)*90000 }")[:80_000])
     assert session.protocol.want_read
 
 

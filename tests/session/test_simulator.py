@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from proxy import limits
+from proxy.cluster.table import SessionTable
 from proxy.errors import GatewayError
+from proxy.flows.attachment import Attachment
 from proxy.flows.uplink import Client
 from proxy.mqtt import packets
 from proxy.session import protocol
@@ -139,6 +141,21 @@ def never_acknowledge(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ServerProtocol, "settle_publishes", lambda session, packet_ids, reason_code: None)
 
 
+def let_in_before_the_claim(patch: pytest.MonkeyPatch) -> None:
+    def claim(attachment: Attachment, original: Any = Attachment.claim) -> None:
+        original(attachment)
+        attachment._client.accept(False, [], hold=False)
+
+    patch.setattr(Attachment, "claim", claim)
+    patch.setattr(Attachment, "on_established", lambda attachment, session_present: None)
+
+
+def leave_ghosts(patch: pytest.MonkeyPatch) -> None:
+    """Nobody says that a connection is over: rules 4 and 5."""
+    patch.setattr(SessionTable, "end", lambda table, session, *args, **kwargs: table.local.pop(session.client_id, None))
+    patch.setattr(SessionTable, "_is_ghost", lambda table, packed: False)
+
+
 BROKEN: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     acknowledge_before_kafka: "reason 0x00 for Message",
     acknowledge_what_failed: "reason 0x00 for Message",
@@ -152,6 +169,8 @@ BROKEN: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     exceed_the_maximum_packet_size: "is larger than the device takes",
     take_more_than_the_window: "messages taken",
     never_acknowledge: "not settled in the end",
+    let_in_before_the_claim: "CONNACK before its CLAIM was read back",
+    leave_ghosts: "the session log names",
 }
 
 

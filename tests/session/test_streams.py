@@ -55,7 +55,7 @@ STREAMS = {version: streams(version) for version in VERSIONS}
 def outcome(version: int, reads: list[bytes]) -> tuple[Any, ...]:
     """Everything that a session said and became."""
     session = Session(version, receive_maximum=3)
-    events = [event for data in reads for event in session.protocol.receive_data(data, session.now)]
+    events = [event for data in reads for event in session.feed(data)]
     protocol = session.protocol
     sent = session.sent()
     late = protocol.receive_eof()
@@ -79,7 +79,7 @@ def answers(version: int, reads: list[bytes]) -> tuple[list[Event], dict[int, li
     handled: list[Event] = []
     framer = Framer(packets.PACKET_BYTES_MAX)
     for data in reads:
-        events = session.protocol.receive_data(data, session.now)
+        events = session.feed(data)
         while events or session.protocol.resumable:
             for event in events:
                 answer(session.protocol, event)
@@ -105,7 +105,7 @@ def test_any_split_of_the_bytes_gets_the_same_answers(version: int, data: st.Dat
             packet.packet_id = 100 + number
         one = encode_packet(packet, version)
         alone = Session(version)
-        alone.protocol.receive_data(one, alone.now)
+        alone.feed(one)
         if not alone.protocol.close_expected:
             stream += one
     assert answers(version, pieces(stream, cuts)) == answers(version, [stream])

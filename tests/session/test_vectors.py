@@ -17,7 +17,7 @@ PINGRESP = b"\xd0\x00"
 def session_for(vector: Vector) -> Session:
     """As it is when the vector's packet comes."""
     session = Session(vector.version, connect="")
-    events = session.protocol.receive_data(vector.after, session.now)
+    events = session.feed(vector.after)
     while events:
         events += answer(session.protocol, events.pop(0))
     session.sent()
@@ -32,7 +32,7 @@ def test_is_accepted(vector: Vector) -> None:
     if vector.means is not None:
         assert isinstance(packet, Publish)
         packet.topic = parse_topic_name(vector.means.encode())
-    events = session.protocol.receive_data(vector.data, session.now)
+    events = session.feed(vector.data)
     assert events == ([packet] if isinstance(packet, Connect | Publish | Subscribe | Unsubscribe) else [])
     for event in events:
         answer(session.protocol, event)
@@ -48,7 +48,7 @@ def test_is_accepted(vector: Vector) -> None:
 def test_is_refused(vector: Vector) -> None:
     session = session_for(vector)
     before = session.protocol.state
-    assert session.protocol.receive_data(vector.data, session.now) == []
+    assert session.feed(vector.data) == []
     sent = session.sent()
     assert vector.answer.fullmatch(sent), sent.hex(" ")
     assert session.protocol.state == CLOSED

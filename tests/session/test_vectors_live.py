@@ -5,15 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from proxy.flows.goodbyes import Goodbyes
-from proxy.flows.presence import Presence
-from proxy.flows.uplink import Uplink, UplinkSettings
-from proxy.metrics import Metrics
+from proxy.mqtt.packets import MQTT_3_1
 from proxy.net.listener import Listener
-from proxy.policy.authenticators.base import Chain
-from proxy.policy.rules import RoutingContext, RuleSpec, compile_routes
+from proxy.policy.rules import RuleSpec
+from tests.flows.harness import Replica
 from tests.support.live import LiveDevice
-from tests.support.memory_gateway import MemoryGateway
 from tests.support.wire import VERSIONS, Vector, octets, pattern, proves, session_limits, vectors
 
 ALL = vectors()
@@ -25,21 +21,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def port() -> AsyncIterator[int]:
     """One replica for all vectors. Every topic name has a route, so that all answers are those of the wire."""
-    metrics = Metrics()
-    gateway = MemoryGateway({"all": 1, "status": 1})
-    uplink = Uplink(
-        UplinkSettings("node", [], unmatched="drop", connects_per_second_max=1_000_000),
-        {"": gateway},
-        compile_routes([RuleSpec(["all"], filter="#")], RoutingContext()),
-        Chain([], anonymous=True),
-        Presence(gateway, metrics, "status", "node", key_is_action=False),
-        Goodbyes(),
-        metrics,
-    )
-    listener = Listener(session_limits(), 100, gateway, uplink.new_client)
+    replica = Replica(headers=[], connects_per_second_max=1_000_000, rules=[RuleSpec(["all"], filter="#")])
+    listener = Listener(session_limits(), 100, replica.gateway, replica.uplink.new_client)
     yield await listener.listen("127.0.0.1", 0)
     listener.stop()
-    assert (listener.bugs, gateway.bugs) == (0, [])
+    assert (listener.bugs, replica.gateway.bugs) == (0, [])
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -104,12 +90,11 @@ async def test_taken_over(device: LiveDevice, port: int) -> None:
         assert pattern("e0 ?? 8e *", 5).fullmatch(await device.rest())
 
 
-async def connected(port: int, connect: str, version: int) -> LiveDevice:
-    """A device that was let in, and whose session is new."""
-    device = await LiveDevice.on(port, version)
-    device.sends(connect)
+from proxy.policy.rules import RuleSpec
+from tests.flows.harness import Replica
+from tests.support.live import LiveDevice
     connack = await device.packet()
-    assert (connack[0], connack[2], connack[3]) == (0x20, 0, 0), connack.hex(" ")
+    assert (connack[0], connack[2], connack[3]) == (0x20, session_present, 0), connack.hex(" ")
     return device
 
 
@@ -131,18 +116,43 @@ async def test_exactly_once(port: int, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("flags", ["00", "02"])
 @proves("3.1.1:MQTT-3.1.2-6", "5.0:MQTT-3.1.2-4", "5.0:MQTT-4.1.0-2")
-async def test_nothing_of_a_session_outlives_its_connection(port: int, version: int, flags: str) -> None:
-    """A QoS 2 message that waits for PUBREL is forgotten, whatever the next CONNECT asks for."""
-    connect = f'10 {{ P {flags} 003c [00] "again" }}'
+async def test_nothing_outlives_a_connection_that_asks_for_no_session(port: int, version: int) -> None:
+    """A QoS 2 message that waits for PUBREL is forgotten."""
+    connect = '10 { P 02 003c [00] "again" }'
     device = await connected(port, connect, version)
-    device.writer.write(octets('34 { "a" 0001 [00] (hi) }', version))
-    assert await device.packet() == octets("50 { 0001 }")
-    device.writer.close()
-    await device.writer.wait_closed()
+    await half_of_exactly_once(device, version)
     device = await connected(port, connect, version)
     device.writer.write(octets("62 { 0001 }"))
     assert await device.packet() == octets("70 { 0001 [92] }", version)
+    await hang_up(device)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@proves(
+    "3.1.1:MQTT-3.1.2-4", "3.1.1:MQTT-3.1.4-3", "3.1.1:MQTT-3.2.2-2", "3.1.1:MQTT-4.1.0-1",
+    "5.0:MQTT-3.1.2-5", "5.0:MQTT-3.1.2-23", "5.0:MQTT-3.2.2-3", "5.0:MQTT-4.1.0-1",
+)  # fmt: skip
+async def test_a_session_outlives_its_connection(port: int, version: int) -> None:
+    """A QoS 2 message that waits for PUBREL still does, and CONNACK says that the session is there."""
+    connect = f'10 {{ P 00 003c [{{ 11 0000003c }}] "session-{version}" }}'
+    device = await connected(port, connect, version)
+    await half_of_exactly_once(device, version)
+    device = await connected(port, connect, version, session_present=version > MQTT_3_1)
+    device.writer.write(octets('3c { "a" 0001 [00] (hi) } 62 { 0001 } 62 { 0001 }', version))
+    assert await device.packet() == octets("50 { 0001 }")
+    assert await device.packet() == octets("70 { 0001 }")
+    assert await device.packet() == octets("70 { 0001 [92] }", version)
+    await hang_up(device)
+
+
+async def half_of_exactly_once(device: Device, version: int) -> None:
+    """A message of QoS 2 as far as its PUBREC; then the connection is lost."""
+    device.writer.write(octets('34 { "a" 0001 [00] (hi) }', version))
+    assert await device.packet() == octets("50 { 0001 }")
+    await hang_up(device)
+
+
+async def hang_up(device: Device) -> None:
     device.writer.close()
     await device.writer.wait_closed()

@@ -19,9 +19,12 @@ from proxy import limits
 from proxy.errors import GatewayError, Refusal, SessionError
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
+from proxy.flows.sessions import Sessions
 from proxy.flows.uplink import Client, Uplink, UplinkSettings
+from proxy.flows.wills import Wills
 from proxy.kafka.batches import Entry, PartitionQueue, settle_entries
 from proxy.kafka.gateway import Destination, Headers, Partitioner, Recipient
+from proxy.kafka.records import CLAIM
 from proxy.metrics import Metrics
 from proxy.mqtt.packets import Publish
 from proxy.mqtt.topics import TopicName
@@ -32,6 +35,7 @@ from proxy.session.events import EndReason, SessionLimits
 from proxy.session.protocol import CONNECTED
 from tests.support.device import CONNACK, PUBACK, PUBLISH, packet, text
 from tests.support.memory_gateway import MemoryGateway
+from tests.support.session_log import SessionLog
 from tests.support.virtual import READ_BYTES_MAX, Link, VirtualLoop
 
 PUBREC, PUBREL, PUBCOMP = 0x50, 0x62, 0x70
@@ -49,6 +53,9 @@ DEVICES = 4
 #: How long devices publish and things go wrong; then everything works, and all that is open must be settled.
 TROUBLE_SECONDS = 4.0
 RECOVERY_SECONDS = 60.0
+#: What the session log takes to come to rest, and what a session outlives its connection at the most.
+LOG_SECONDS = 5.0
+EXPIRY_SECONDS_MAX = 1_000
 #: No rule takes a name that begins otherwise than with `tlink/`.
 ROUTED, UNROUTED = ("tlink/a/up", "tlink/b/ota", "tlink/c/sub/login", "tlink/d/up", "tlink/e/up"), "elsewhere"
 #: How a connection with a well-behaved device may end.
@@ -132,7 +139,7 @@ class SimulatedGateway(MemoryGateway):
         luck = self._chance.random()
         if not self._world.trouble or luck < 0.9:
             return None
-        if luck < 0.98:
+        if luck < 0.96:
             refusal = self._chance.choice(list(Refusal))
             return GatewayError(f"refused: {refusal}", refusal)
         return GatewayError("nobody knows")
@@ -148,6 +155,44 @@ class SimulatedGateway(MemoryGateway):
         self.bugs += settle_entries(batch, error, self._loop.time())
         self._count(-sum(entry[6] for entry in batch))
         self._start_batch(partition)
+
+
+class SimulatedLog(SessionLog):
+    """A session log that takes its time to append a record and to show it; now and then nobody knows if it did."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__()
+        self.hold()
+        self._world = world
+        self._sending: deque[tuple[bytes, bytes | None, Headers, Recipient, int]] = deque()
+        #: Connections whose CLAIM has been read back.
+        self.claimed: set[int] = set()
+
+    def enqueue(
+        self, destination: bytes, value: bytes | None, headers: Headers, recipient: Recipient, token: int
+    ) -> None:
+        self._sending.append((destination, value, headers, recipient, token))
+        if len(self._sending) == 1:
+            self._world.later(0.05, self._arrive)
+
+    def _arrive(self) -> None:
+        chance, loop = self._world.chance, self._world.loop
+        key, value, headers, recipient, token = self._sending.popleft()
+        error = GatewayError("nobody knows") if self._world.trouble and chance.random() < 0.01 else None
+        if error is None or chance.random() < 0.5:
+            self.append_raw(key, value, headers)
+            loop.call_later(0.2 * chance.random() ** 2, self._show)
+        if self._sending:
+            self._world.later(0.05, self._arrive)
+        recipient.settle([token], error, 0.0)
+
+    def _show(self) -> None:
+        """The oldest record that nobody has read."""
+        self.now_ms = int(self._world.loop.time() * 1000)
+        record = self.next_record()
+        if record.kind == CLAIM:
+            self.claimed.add(record.connection)
+        self.release(1)
 
 
 class Talk:
@@ -539,21 +584,46 @@ class World:
                 ]
                 raise Violation(f"seed {self.seed}: not settled in the end: {stuck}")
             await asyncio.sleep(0.1)
+        await asyncio.sleep(LOG_SECONDS)
+        self._check_rest()
+
+    def _check_rest(self) -> None:
+        """The session log names each connection that there is, and no other."""
+        there = {
+            client.client_id: client.attachment.local.epoch
+            for client in self._clients()
+            if client.connection.protocol.state == CONNECTED and client.attachment is not None
+        }
+        (table,) = self.sessions.tables
+        views = [view for client_id in table.client_ids() if (view := table.view(client_id)) is not None]
+        named = {view.client_id: view.epoch for view in views if not view.rel}
+        if named != there:
+            raise Violation(f"seed {self.seed}: the session log names {named}, there are {there}")
 
     def _build(self) -> None:
         metrics = Metrics()
         routes = compile_routes(preset_specs("tlink"), RoutingContext("t_"))
         self.gateway = SimulatedGateway(self, dict.fromkeys(routes.topics(), 2) | {"t_status": 1})
-        presence = Presence(self.gateway, metrics, "t_status", "node", key_is_action=False)
+        self.log = SimulatedLog(self)
+        presence = Presence(
+            self.gateway, metrics, "t_status", key_is_action=False, wall_ms=lambda: int(self.loop.time() * 1000)
+        )
+        self.sessions = Sessions(self.log, "t_sessions", presence, self.loop.time)  # type: ignore[arg-type]
         self.uplink = Uplink(
-            UplinkSettings("node", ["mqtt.topic"], unmatched="drop", connects_per_second_max=1_000_000),
+            UplinkSettings("node", ["mqtt.topic"], "drop", 1_000_000, session_expiry_seconds_max=EXPIRY_SECONDS_MAX),
             {"": self.gateway},
             routes,
             Chain((), anonymous=True),
-            presence,
+            self.sessions,
             Goodbyes(),
             metrics,
         )
+        presence.wills = Wills(self.uplink)
+        presence.begin({}, 1)
+        presence.take_turns(frozenset({0}))
+        self.sessions.begin("node", 1, 1)
+        self.sessions.tables[0].sweeping = True
+        self.log.readers.append(self.sessions)
         session_limits = SessionLimits(10, 60, PACKET_BYTES_MAX, RECEIVE_MAXIMUM, TOPIC_ALIAS_MAXIMUM)
         self.listener = Listener(session_limits, 1_000, self.gateway, self.uplink.new_client)
         self.gateway.on_relief = lambda: self.loop.call_soon(self.listener.relieve)
@@ -563,6 +633,7 @@ class World:
         """What the listener does for connections whose time is over."""
         for connection in list(self.listener.connections):
             connection.tick(self.loop.time())
+        self.sessions.tick()
         self.loop.call_later(limits.TICK_SECONDS, self._tick)
 
     def _send_something(self) -> None:
@@ -601,6 +672,8 @@ class World:
                 continue
             if client.client_id in connected:
                 self.broken(f"two connections of {client.client_id}")
+            if client.attachment is None or client.attachment.local.connection not in self.log.claimed:
+                self.broken(f"{client.client_id}: CONNACK before its CLAIM was read back")
             connected[client.client_id] = client
             if protocol.unsettled > RECEIVE_MAXIMUM:
                 self.broken(f"{client.client_id}: {protocol.unsettled} messages taken, {RECEIVE_MAXIMUM} allowed")

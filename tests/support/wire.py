@@ -27,9 +27,9 @@ from typing import Any, Final, TypeVar
 from proxy.mqtt import packets
 from proxy.mqtt.encode import encode_varint
 from proxy.mqtt.framing import Framer
-from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
+from proxy.mqtt.packets import SESSION_EXPIRY_INTERVAL, Connect, Publish, Subscribe, Unsubscribe
 from proxy.mqtt.topics import TopicName
-from proxy.session.events import Event, Grant, SessionLimits
+from proxy.session.events import Event, Grant, Heard, SessionLimits
 from proxy.session.protocol import ServerProtocol
 
 VECTORS: Final = Path(__file__).parent.parent / "vectors"
@@ -42,6 +42,7 @@ RECEIVE_MAXIMUM: Final = 4
 TOPIC_ALIAS_MAXIMUM: Final = 3
 KEEP_ALIVE_MAX_SECONDS: Final = 3_600
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
+EXPIRY_SECONDS_MAX: Final = 604_800
 #: A client that asks for nothing special.
 CONNECT: Final = '10 { P 02 003c [00] "dev" }'
 
@@ -335,7 +336,9 @@ def answer(protocol: ServerProtocol, event: Event) -> list[Event]:
     """Does with an event what the product does while Kafka takes everything at once."""
     match event:
         case Connect():
-            return protocol.accept_connect(Grant(None if event.client_id else "mqk-" + "0" * 20))
+            assigned = None if event.client_id else "mqk-" + "0" * 20
+            asked = event.properties.get(SESSION_EXPIRY_INTERVAL, 0)
+            return protocol.accept_connect(Grant(assigned, session_expiry_seconds=min(asked, EXPIRY_SECONDS_MAX)))
         case Publish() if event.qos:
             protocol.settle_publishes([event.packet_id], 0)
         case Subscribe():
@@ -352,6 +355,7 @@ class Session:
         """`connect` is received and accepted; an empty one leaves the session as it is when a connection opens."""
         self.version = version
         self.now = 1_000.0
+        self.heard = 0
         self.protocol = ServerProtocol(session_limits(**limits), self.now)
         if connect:
             self.receive(connect)
@@ -363,7 +367,13 @@ class Session:
 
     def receive(self, notation: str) -> list[Event]:
         """One read; the events that came of it."""
-        return self.protocol.receive_data(self.octets(notation), self.now)
+        return self.feed(self.octets(notation))
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The same with bytes. That the device was heard is counted, and left out of the events."""
+        events = self.protocol.receive_data(data, self.now)
+        self.heard += sum(isinstance(event, Heard) for event in events)
+        return [event for event in events if not isinstance(event, Heard)]
 
     def sent(self) -> bytes:
         """What is to be written now."""

@@ -14,12 +14,14 @@ import pytest
 from proxy import limits
 from proxy.errors import GatewayError, Refusal
 from proxy.flows.drain import drain
+from proxy.kafka.dead_letters import DeadLetters
 from proxy.mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0
 from proxy.policy.authenticators.base import Login
+from proxy.policy.rules import RuleSpec
 from tests.flows.harness import UP, Replica
 from tests.support.fakes import until
 from tests.support.live import LiveDevice
-from tests.support.wire import STANDARDS, VERSIONS
+from tests.support.wire import EXPIRY_SECONDS_MAX, STANDARDS, VERSIONS
 
 ROOT = Path(__file__).parents[2]
 #: Rows that have their test in another file.
@@ -27,16 +29,14 @@ ELSEWHERE: dict[str, str] = {}
 #: Rows of the design whose feature does not exist yet, and what it is.
 WAITING = {
     "not authorised at CONNECT": "access control",
-    "Session Present and Session Expiry in CONNACK": "sessions",
     "PUBLISH denied": "access control",
-    "PUBLISH matches no route, dead letter": "the dead letter topic",
-    "record can never be stored, dead letter": "the dead letter topic",
     "too many messages": "quotas for each client",
     "kicked": "commands from Kafka and the admin port",
     "SUBSCRIBE allowed": "messages to devices",
 }
 ALREADY: dict[str, str] = {}
 
+DEAD = "t_dead_letter"
 CONNECT = '10 { P 02 003c [{ 17 00 }] "dev" }'
 CONNACK = "20 ?? 00 00 [*]"
 DISCONNECT = "[ e0 01 %02x ]"
@@ -179,7 +179,7 @@ async def test_no_route(replica: Replica, connected: LiveDevice) -> None:
 
 
 @part()
-@like(reject_unmatched=True)
+@like(unmatched="reject")
 async def test_no_route_when_that_is_refused(connected: LiveDevice) -> None:
     connected.sends('32 { "elsewhere" 0001 [00] (hi) }')
     await connected.hears("40 { 0001 [90] }")
@@ -232,6 +232,61 @@ async def test_never_stored(replica: Replica, connected: LiveDevice, refusal: Re
     connected.sends(PUBLISH)
     await connected.hears(f"40 {{ 0001 [{reason:02x}] }}")
     assert replica.count("mqk_publishes_total", qos="1", result="refused") == 1
+
+
+@part()
+async def test_never_stored_becomes_a_dead_letter(replica: Replica, connected: LiveDevice) -> None:
+    replica.gateway.add_topic(DEAD, 1)
+    replica.gateway.dead_letters = DeadLetters(replica.gateway, DEAD, replica.metrics.kafka.dead_letters)
+    replica.gateway.record_bytes_max = limits.DEAD_LETTER_VALUE_BYTES_MAX + 1_000
+    connected.sends(f'32 {{ "tlink/a" 0001 [00] ({"x" * (replica.gateway.record_bytes_max + 1)}) }}')
+    await connected.hears("40 { 0001 }")
+    assert [value[:1] for value in stored(replica, DEAD) if value] == [b"x"]
+
+
+@row("PUBLISH that a rule refuses: its topic, its size")
+@like(rules=[RuleSpec([UP], filter="#", payload_bytes_max=1)])
+async def test_a_rule_refuses(replica: Replica, connected: LiveDevice) -> None:
+    connected.sends(PUBLISH)
+    await connected.hears("40 { 0001 [97] }")
+    assert stored(replica) == []
+
+
+@part()
+@like(rules=[RuleSpec([UP], filter="#", payload_bytes_max=1)])
+async def test_what_a_rule_refuses_becomes_a_dead_letter(replica: Replica, connected: LiveDevice) -> None:
+    replica.gateway.add_topic(DEAD, 1)
+    replica.gateway.dead_letters = DeadLetters(replica.gateway, DEAD, replica.metrics.kafka.dead_letters)
+    connected.sends(PUBLISH)
+    await connected.hears("40 { 0001 }")
+    assert (stored(replica), stored(replica, DEAD)) == ([], [b"hi"])
+
+
+# ---- sessions ----
+
+
+@row("CONNECT to a session that lives on", MQTT_3_1_1, MQTT_5_0)
+async def test_a_session_lives_on(port: int, version: int) -> None:
+    connect = '10 { P 00 003c [{ 11 ffffffff 17 00 }] "dev" }'
+    for present in (0, 1):
+        async with await LiveDevice.on(port, version) as device:
+            device.sends(connect)
+            connack = await device.packet()
+            assert connack[2:4] == bytes((present, 0))
+            # The most that there is was granted, and 5.0 is told.
+            assert version != MQTT_5_0 or b"\x11" + EXPIRY_SECONDS_MAX.to_bytes(4, "big") in connack
+            device.sends("c0 00")
+            await device.hears("d0 00")
+
+
+@row("the session log does not answer in time")
+async def test_the_log_is_silent(replica: Replica, device: LiveDevice, version: int) -> None:
+    replica.log.hold()
+    device.sends(CONNECT)
+    await until(lambda: bool(replica.log.unread), "the CLAIM is written")
+    replica.clock.now += limits.CLAIM_SECONDS_MAX
+    replica.sessions.tick()
+    await device.ends("20 ?? 00 89 [*]" if version == MQTT_5_0 else "20 02 00 03")
 
 
 # ---- what a device may not do ----

@@ -61,7 +61,9 @@ async def test_a_topic_that_never_comes_makes_dead_letters(
     fake.topics[DEAD] = 1
     settings = {"delivery_timeout_seconds": 10, "dead_letter_topic": DEAD}
     gateway, outcomes = await start_gateway({"up": 1}, **settings), Outcomes()
-    send(gateway, "nowhere", b"key", outcomes, [1, 2])
+    destination = gateway.destination("nowhere", b"key", rule="made")
+    for token in (1, 2):
+        gateway.enqueue(destination, b"%d" % token, [], outcomes, token)
     await until(lambda: "nowhere" in gateway._unknown._denied, "Kafka has said that it is not there")
     clock.seconds += 11
     await settled(gateway)

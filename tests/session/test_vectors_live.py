@@ -90,9 +90,10 @@ async def test_taken_over(device: LiveDevice, port: int) -> None:
         assert pattern("e0 ?? 8e *", 5).fullmatch(await device.rest())
 
 
-from proxy.policy.rules import RuleSpec
-from tests.flows.harness import Replica
-from tests.support.live import LiveDevice
+async def connected(port: int, connect: str, version: int, *, session_present: bool = False) -> LiveDevice:
+    """A device that was let in."""
+    device = await LiveDevice.on(port, version)
+    device.sends(connect)
     connack = await device.packet()
     assert (connack[0], connack[2], connack[3]) == (0x20, session_present, 0), connack.hex(" ")
     return device
@@ -146,13 +147,13 @@ async def test_a_session_outlives_its_connection(port: int, version: int) -> Non
     await hang_up(device)
 
 
-async def half_of_exactly_once(device: Device, version: int) -> None:
+async def half_of_exactly_once(device: LiveDevice, version: int) -> None:
     """A message of QoS 2 as far as its PUBREC; then the connection is lost."""
     device.writer.write(octets('34 { "a" 0001 [00] (hi) }', version))
     assert await device.packet() == octets("50 { 0001 }")
     await hang_up(device)
 
 
-async def hang_up(device: Device) -> None:
+async def hang_up(device: LiveDevice) -> None:
     device.writer.close()
     await device.writer.wait_closed()

@@ -141,6 +141,26 @@ async def without_kafka(
     return {"connections": len(roamers), "status records meanwhile": 0}
 
 
+async def connect_rate(cluster: Cluster, roamers: Sequence[Roamer], per_second: float) -> dict[str, Any]:
+    """So many CONNECTs a second, to all replicas in turn. Logins are known from a first connection of each user."""
+    for port in cluster.ports:
+        for username in {roamer.username: roamer for roamer in roamers}.values():
+            assert await username.connect(port), "CONNACK"
+            username.close()
+            username.connack_seconds.clear()
+    began = time.monotonic()
+    tries: list[asyncio.Task[bool]] = []
+    for number, roamer in enumerate(roamers):
+        await asyncio.sleep(max(0.0, began + number / per_second - time.monotonic()))
+        tries.append(asyncio.create_task(roamer.connect(roamer.ports[0])))
+    assert all(await asyncio.gather(*tries)), "CONNACK"
+    seconds = time.monotonic() - began
+    figures = _milliseconds([each for roamer in roamers for each in roamer.connack_seconds])
+    for roamer in roamers:
+        roamer.close()
+    return {"connects": len(roamers), "per second": round(len(roamers) / seconds), **figures}
+
+
 async def at_rest(cluster: Cluster, roamers: Sequence[Roamer]) -> float:
     """Waits until `status` says online exactly for those who are, and has told every end; then it must have told each
     once, in its place.

@@ -118,9 +118,10 @@ def test_a_version_to_come_is_told_by_its_number() -> None:
         (1, 9), (1, "x"), (2, 7), (2, b"a"), (3, None), (4, -1), (6, -1), (6, 2**32), (7, 3), (9, "x"),
         (10, -1), (10, 2**32), (11, 5), (12, [1, True]), (12, ["x", True, [], []]), (12, [1, True, {}, []]),
         (12, [1, True, [], 5]), (13, None), (13, [1, "", 0, 5, None, 0]), (13, [b"u", "", 0, 5, None, 0]),
-        (13, [None, b"", 0, 5, None, 0]), (14, [b"", b"", True, 0]), 
+        (13, [None, b"", 0, 5, None, 0]), (14, [b"", b"", True, 0]),
         (14, ["t", b"", True, 0, {}]),
-        (14, [b"\xff", b"", True, 0, {}]), (14, [b"t", "", True, 0, {}]), (14, [b"t", b"", True, "1", {}]), (14, [b"t", b"", True, 0, []]),
+        (14, [b"\xff", b"", True, 0, {}]), (14, [b"t", "", True, 0, {}]), (14, [b"t", b"", True, "1", {}]),
+        (14, [b"t", b"", True, 0, []]),
     ],
 )  # fmt: skip
 def test_a_field_that_is_none_of_ours(place: int, content: Any) -> None:

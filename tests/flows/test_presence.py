@@ -1,4 +1,4 @@
-"""The status topic and wills: every field as those who read it expect them, told by whose turn it is, and never lost."""
+"""The status topic and wills: every field as its readers expect it, told by whose turn it is, and never lost."""
 
 import logging
 
@@ -11,14 +11,13 @@ from proxy.kafka.records import CLAIM, RELEASE, RELEASED, About, SessionRecord, 
 from proxy.mqtt.packets import (
     MQTT_3_1_1,
     MQTT_5_0,
-    SESSION_EXPIRY_INTERVAL,
     WILL_DELAY_INTERVAL,
     ReasonCode,
     Will,
 )
 from proxy.mqtt.topics import TopicName
 from proxy.session.events import EndReason
-from tests.flows.harness import STATUS, UP, Device, Replica, connected
+from tests.flows.harness import STATUS, UP, Replica, connected, resuming
 from tests.support.fakes import turn, until
 from tests.support.session_log import NOON_MS
 from tests.support.wire import proves
@@ -29,13 +28,6 @@ BOTH = pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5_0], ids=["3.1.1", 
 def will(payload: bytes = b"gone", delay_seconds: int = 0) -> Will:
     properties = {WILL_DELAY_INTERVAL: delay_seconds} if delay_seconds else {}
     return Will(TopicName("tlink/w", b"tlink/w"), payload, properties=properties)
-
-
-def with_session(replica: Replica, client_id: str = "c1", seconds: int = 3_600, **fields: object) -> Device:
-    device = Device(replica, MQTT_5_0)
-    connack = device.connect(client_id, properties={SESSION_EXPIRY_INTERVAL: seconds}, **fields)
-    assert (connack[0], connack[3]) == (0x20, 0), connack.hex()
-    return device
 
 
 async def told(replica: Replica) -> None:
@@ -90,10 +82,10 @@ async def test_without_a_user_name_and_with_5_0(replica: Replica) -> None:
 
 
 async def test_a_session_has_one_identifier_for_all_its_connections(replica: Replica) -> None:
-    device = with_session(replica)
+    device = resuming(replica, "c1")
     device.publish(qos=0)
     device.vanish()
-    again = with_session(replica, clean_start=False)
+    again = resuming(replica, "c1")
     again.disconnect()
     connected(replica, "c1", MQTT_5_0)
     await told(replica)
@@ -332,7 +324,7 @@ async def test_a_takeover_publishes_the_will(replica: Replica, version: int) -> 
 
 
 async def test_a_delayed_will_waits_for_its_time(replica: Replica) -> None:
-    with_session(replica, will=will(delay_seconds=30)).vanish()
+    resuming(replica, "c1", will=will(delay_seconds=30)).vanish()
     replica.log.now_ms += 29_999
     replica.take_turn()
     await told(replica)
@@ -352,11 +344,11 @@ async def test_a_delayed_will_waits_for_its_time(replica: Replica) -> None:
 
 @proves("5.0:MQTT-3.1.3-9")
 async def test_a_new_connection_in_time_keeps_the_will_back(replica: Replica) -> None:
-    device = with_session(replica, will=will(delay_seconds=30))
+    device = resuming(replica, "c1", will=will(delay_seconds=30))
     device.publish(qos=0)
     device.vanish()
     replica.log.now_ms += 29_000
-    with_session(replica, clean_start=False)
+    resuming(replica, "c1")
     replica.log.now_ms += 60_000
     replica.take_turn()
     await told(replica)
@@ -365,15 +357,15 @@ async def test_a_new_connection_in_time_keeps_the_will_back(replica: Replica) ->
 
 async def test_a_new_connection_that_begins_anew_publishes_the_will(replica: Replica) -> None:
     """The session has ended, and with it the delay (3.1.3.2.2)."""
-    with_session(replica, will=will(delay_seconds=30)).vanish()
-    with_session(replica, clean_start=True)
+    resuming(replica, "c1", will=will(delay_seconds=30)).vanish()
+    resuming(replica, "c1", clean_start=True)
     await told(replica)
     assert wills(replica) == [b"gone"]
     assert [reason for _, reason in replica.comings_and_goings()] == ["connected", "tcp_closed", "connected"]
 
 
 async def test_the_end_of_the_session_ends_the_delay(replica: Replica) -> None:
-    with_session(replica, seconds=10, will=will(delay_seconds=30)).vanish()
+    resuming(replica, "c1", seconds=10, will=will(delay_seconds=30)).vanish()
     replica.log.now_ms += 9_999
     replica.take_turn()
     assert wills(replica) == []
@@ -390,8 +382,8 @@ async def test_without_a_session_there_is_no_delay(replica: Replica) -> None:
 
 
 async def test_a_takeover_in_time_keeps_a_delayed_will_back(replica: Replica) -> None:
-    with_session(replica, will=will(delay_seconds=30))
-    with_session(replica, clean_start=False)
+    resuming(replica, "c1", will=will(delay_seconds=30))
+    resuming(replica, "c1")
     replica.log.now_ms += 60_000
     replica.take_turn()
     await told(replica)
@@ -400,8 +392,8 @@ async def test_a_takeover_in_time_keeps_a_delayed_will_back(replica: Replica) ->
 
 async def test_a_successor_publishes_delayed_wills_that_were_not(replica: Replica) -> None:
     beside = Replica(node="node-8", beside=replica)
-    with_session(replica, "c1", will=will(b"first", delay_seconds=10)).vanish()
-    with_session(replica, "c2", will=will(b"second", delay_seconds=20)).vanish()
+    resuming(replica, "c1", will=will(b"first", delay_seconds=10)).vanish()
+    resuming(replica, "c2", will=will(b"second", delay_seconds=20)).vanish()
     replica.log.now_ms += 10_000
     replica.take_turn()
     await told(replica)
@@ -415,7 +407,7 @@ async def test_a_successor_publishes_delayed_wills_that_were_not(replica: Replic
 
 
 async def test_a_delayed_will_that_failed_is_published_again(replica: Replica) -> None:
-    with_session(replica, will=will(delay_seconds=10)).vanish()
+    resuming(replica, "c1", will=will(delay_seconds=10)).vanish()
     await told(replica)
     replica.log.now_ms += 10_000
     replica.gateway.error = GatewayError("not delivered in time")

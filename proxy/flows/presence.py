@@ -42,6 +42,8 @@ class Announcement:
     #: When a will that was delayed is due, in ms; 0: at once.
     due_ms: int = 0
     done: bool = False
+    #: Its place among those of its partition.
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -61,6 +63,7 @@ class _Partition:
     mine: bool = False
     in_flight: int = 0
     wills_in_flight: int = 0
+    noted: int = 0
 
 
 class Presence:
@@ -149,6 +152,8 @@ class Presence:
 
     def _note(self, partition: _Partition, announcement: Announcement) -> None:
         if announcement.offset >= partition.mark:
+            partition.noted += 1
+            announcement.number = partition.noted
             partition.waiting.append(announcement)
             partition.unsent.append(announcement)
 
@@ -250,7 +255,7 @@ class Presence:
                 partition.delayed.setdefault(announcement.client_id, announcement)
                 heapq.heappush(partition.due, (announcement.due_ms, announcement.offset, announcement))
         elif not announcement.done:
-            partition.unsent.appendleft(announcement)
+            _put_back(partition.unsent, announcement)
         self._move_mark(partition)
 
     def _move_mark(self, partition: _Partition) -> None:
@@ -259,6 +264,14 @@ class Presence:
             done = partition.waiting.popleft()
             follows = partition.waiting[0].offset if partition.waiting else done.offset + 1
             partition.mark = max(partition.mark, min(follows, done.offset + 1))
+
+
+def _put_back(unsent: deque[Announcement], announcement: Announcement) -> None:
+    """In its place: others that were sent with it may have failed before it."""
+    place = 0
+    while place < len(unsent) and unsent[place].number < announcement.number:
+        place += 1
+    unsent.insert(place, announcement)
 
 
 def _ends_session(record: SessionRecord) -> bool:

@@ -58,6 +58,8 @@ class Sessions:
         self._now = now
         self._claims: deque[tuple[float, LocalSession]] = deque()
         self._in_flight: dict[int, SessionRecord] = {}
+        #: Clients without a connection here whose last record was lost; what to say of them is asked again.
+        self._lost: set[str] = set()
         self._token = 0
         #: Partitions with a record in the batch that is being read.
         self._read: set[int] = set()
@@ -69,6 +71,7 @@ class Sessions:
             for number in range(partitions)
         ]
         self._claims.clear()
+        self._lost.clear()
 
     # ---- what connections do ----
 
@@ -100,6 +103,9 @@ class Sessions:
     def tick(self) -> None:
         """Ends connections whose CLAIM is overdue. What became of it is unknown, so it counts as never made."""
         now = self._now()
+        lost, self._lost = self._lost, set()
+        for client_id in lost:
+            self._table(client_id).check(client_id)
         while self._claims and (self._claims[0][0] <= now or self._claims[0][1].epoch >= 0):
             _, session = self._claims.popleft()
             if session.epoch < 0 and self._is_local(session):
@@ -160,8 +166,9 @@ class Sessions:
         log.warning("session record lost", extra={"clientid": record.client_id, "error": str(error)})
         session = table.local.get(record.client_id)
         if session is None:
-            # If it was the end of a connection, the view still has that: rule 4 says it again.
-            table.check(record.client_id)
+            # If it was the end of a connection, the view still has that, and rule 4 says it again; not at once, as what
+            # cannot be written now could not be either.
+            self._lost.add(record.client_id)
         elif session.connection == record.connection:
             session.handle.on_log_failed(str(error))
 

@@ -11,7 +11,15 @@ from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.flows.wills import Wills
 from proxy.metrics import Metrics
 from proxy.mqtt.encode import encode_packet
-from proxy.mqtt.packets import MQTT_3_1_1, MQTT_5_0, REQUEST_PROBLEM_INFORMATION, Connect, Disconnect, Publish
+from proxy.mqtt.packets import (
+    MQTT_3_1_1,
+    MQTT_5_0,
+    REQUEST_PROBLEM_INFORMATION,
+    SESSION_EXPIRY_INTERVAL,
+    Connect,
+    Disconnect,
+    Publish,
+)
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
 from proxy.net.listener import Listener
@@ -109,6 +117,8 @@ class Device:
         self.version = version
         self.connection = MqttConnection(replica.listener)
         self.transport = FakeTransport(self.connection)
+        #: What CONNACK said to one that resumes.
+        self.present = False
 
     def send(self, data: bytes) -> None:
         self.connection.data_received(data)
@@ -145,6 +155,20 @@ def connected(replica: Replica, client_id: str = "device", version: int = MQTT_3
     device = Device(replica, version)
     connack = device.connect(client_id, **fields)
     assert (connack[0], connack[3]) == (0x20, 0), connack.hex()
+    return device
+
+
+def resuming(
+    replica: Replica, client_id: str = "device", version: int = MQTT_5_0, seconds: int = 3_600, **fields: Any
+) -> Device:
+    """Connected with a session that lives on, and goes on with one that there is; `present` says whether there was."""
+    device = Device(replica, version)
+    fields = {"clean_start": False, **fields}
+    if version == MQTT_5_0:
+        fields["properties"] = {SESSION_EXPIRY_INTERVAL: seconds, REQUEST_PROBLEM_INFORMATION: 0}
+    connack = device.connect(client_id, **fields)
+    assert (connack[0], connack[3]) == (0x20, 0), connack.hex()
+    device.present = bool(connack[2])
     return device
 
 

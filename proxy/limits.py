@@ -153,6 +153,8 @@ NODE_HEARTBEAT_SECONDS: Final = 2.0
 NODE_SILENCE_SECONDS_MAX: Final = 10.0
 #: A silence of the reader itself after which it counts anew: a broker answers fetches every half second.
 NODE_READER_SILENCE_SECONDS: Final = 2.5
+#: Likewise when its own heartbeats do not come back: two of them.
+NODE_OWN_SILENCE_SECONDS: Final = 4.5
 #: A member of the sweepers' group that is silent so long loses its turn.
 TURN_SESSION_SECONDS: Final = 10.0
 TURN_HEARTBEAT_SECONDS: Final = 3.0

@@ -185,7 +185,7 @@ class Membership:
         beaten = float("-inf")
         while True:
             now = monotonic()
-            if nodes.silence_seconds > limits.NODE_READER_SILENCE_SECONDS:
+            if self._is_cut_off(nodes, now):
                 self.registry.interrupted(now)
             if now - beaten >= limits.NODE_HEARTBEAT_SECONDS and not self._heartbeats:
                 beaten = now
@@ -203,6 +203,14 @@ class Membership:
             self._sessions.tick()
             self._check_partitions()
             await asyncio.sleep(limits.TICK_SECONDS)
+
+    def _is_cut_off(self, nodes: LogReader, now: float) -> bool:
+        """Whether the silence of others may be Kafka's: nothing is fetched, or not even our own heartbeats arrive, as
+        when too few replicas are in sync to take them.
+        """
+        own = self.registry.nodes.get(self.settings.node)
+        deaf = nodes.silence_seconds > limits.NODE_READER_SILENCE_SECONDS
+        return deaf or own is None or now - own.heard_at > limits.NODE_OWN_SILENCE_SECONDS
 
     def _check_partitions(self) -> None:
         """Each client has its place in one partition; with another number of them no place is right any more."""

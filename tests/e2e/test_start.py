@@ -80,7 +80,9 @@ def test_without_kafka(tmp_path: Path) -> None:
         proxy.launch()
         assert [proxy.get(path).status for path in ("/livez", "/readyz", "/healthz")] == [200, 503, 503]
         checks = json.loads(proxy.get("/healthz").text)["checks"]
-        assert {name: check["ok"] for name, check in checks.items()} == {"kafka": False, "started": False, "safe": True}
+        assert {name: check["ok"] for name, check in checks.items()} == {
+            "kafka": False, "sessions": False, "started": False, "safe": True
+        }  # fmt: skip
         with pytest.raises(ConnectionRefusedError):
             Device(proxy.port)
         proxy.process.wait_for_output("kafka does not answer")

@@ -35,6 +35,7 @@ def test_a_healthy_proxy(proxy: ProxyProcess) -> None:
     assert (status, document["status"]) == (200, "ok")
     assert {name: check["ok"] for name, check in document["checks"].items()} == {
         "kafka": True,
+        "sessions": True,
         "started": True,
         "safe": True,
     }

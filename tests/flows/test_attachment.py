@@ -479,7 +479,7 @@ async def test_pubrec_waits_until_the_log_says_that_qos_2_is_in_use(replica: Rep
 
 @BOTH
 async def test_restored_identifiers_are_used_once_the_log_does_not_list_them(replica: Replica, version: int) -> None:
-    """The device may release such an identifier and use it anew at once: the log must not call that a repetition."""
+    """The device may use a released identifier anew at once; then the log must not call that a repetition."""
     device = resuming(replica, version=version)
     device.publish(qos=2)
     await settled(replica)

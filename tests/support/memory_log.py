@@ -19,6 +19,8 @@ class MemoryKafka:
         self.mine = frozenset(range(PARTITIONS))
         #: Set to say that records were compacted before they were read; the next reader begins anew.
         self.compacted = False
+        #: How long nobody has been heard.
+        self.silence_seconds = 0.0
         #: Readers and turns that have not been stopped.
         self.open: set[object] = set()
 
@@ -46,12 +48,15 @@ class MemoryReader:
     ) -> None:
         self.partitions = PARTITIONS
         self.records = 0
-        self.silence_seconds = 0.0
         self._kafka = kafka
         self._topic = topic
         self._gapless = gapless
         self._on_batch = on_batch
         self._next = [0] * PARTITIONS
+
+    @property
+    def silence_seconds(self) -> float:
+        return self._kafka.silence_seconds
 
     async def start(self) -> None:
         self._kafka.open.add(self)

@@ -215,8 +215,21 @@ async def test_connections_of_a_dead_replica_are_swept(lost: MemoryKafka, clock:
         await until(lambda: lost.marks.get(number, (0, ""))[0] == 2, "the mark")
 
 
+async def test_whichever_task_is_the_first_to_run_after_a_standstill(
+    lost: MemoryKafka, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it is the sweeper: the other one, which notices the silence too, sleeps on."""
+    monkeypatch.setattr(limits, "TICK_SECONDS", 60.0)
+    member = Member(lost)
+    async with member.running():
+        lost.silence_seconds = 99.0
+        clock.now += 99.0
+        rounds = lost.rounds
+        await until(lambda: lost.rounds >= rounds + 3, "the sweeper has looked")
+        assert member.membership.swept == 0
+
+
 async def test_who_was_deaf_takes_nobody_for_dead(lost: MemoryKafka, clock: Clock) -> None:
-    """Whichever of its tasks is the first to run after a standstill."""
     member = Member(lost)
     async with member.running():
         for _ in range(4):

@@ -21,6 +21,8 @@ class MemoryKafka:
         self.compacted = False
         #: How long nobody has been heard.
         self.silence_seconds = 0.0
+        #: How often a sweeper has looked for work.
+        self.rounds = 0
         #: Readers and turns that have not been stopped.
         self.open: set[object] = set()
 
@@ -105,7 +107,7 @@ class MemoryTurns:
         return True
 
     async def keep_alive(self) -> None:
-        """There is no group to leave."""
+        self._kafka.rounds += 1
 
     async def stop(self) -> None:
         self._kafka.open.discard(self)

@@ -278,6 +278,17 @@ async def test_a_sweep_waits_while_the_queue_is_congested(lost: MemoryKafka, clo
         await until(lambda: member.membership.swept == 1, "the sweep")
 
 
+async def test_a_sweep_goes_on_in_later_turns(lost: MemoryKafka, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SWEEP_ENTRIES_PER_TURN", 1)
+    for number in range(8):
+        claim = SessionRecord(f"d{number}", CLAIM, "z", 7, number, -1, 0, 0, True, None, 0, "", None, ABOUT, None)
+        write(lost, SESSIONS, f"d{number}", *claim.encode())
+    member = Member(lost)
+    async with member.running():
+        await passes(member, clock, 12.0)
+        await until(lambda: member.membership.swept == 9, "all of them")
+
+
 async def test_expired_sessions_are_ended_after_a_margin(kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "EXPIRY_SWEEP_SECONDS", 0.01)
     monkeypatch.setattr(limits, "EXPIRY_MARGIN_SECONDS", -50.0)

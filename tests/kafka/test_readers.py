@@ -79,6 +79,7 @@ class Followed:
 
     def _take(self, records: list[ConsumerRecord]) -> None:
         assert len({record.partition for record in records}) == 1
+        assert len(records) <= limits.LOG_BATCH_RECORDS_MAX
         self.read += [(record.partition, record.value) for record in records]
 
     @contextlib.asynccontextmanager

@@ -73,6 +73,7 @@ class Membership:
         self._nonce = secrets.randbits(63)
         self._heartbeats = 0
         self._log: LogReader | None = None
+        self._nodes: LogReader | None = None
 
     async def run(self) -> None:
         """Until it is cancelled. Raises Superseded."""
@@ -103,7 +104,7 @@ class Membership:
 
     async def _live_once(self) -> None:
         settings = self.settings
-        nodes = LogReader(settings.options, settings.nodes_topic, self._read_nodes, gapless=False)
+        self._nodes = nodes = LogReader(settings.options, settings.nodes_topic, self._read_nodes, gapless=False)
         self._log = sessions = LogReader(settings.options, settings.sessions_topic, self._read_sessions, gapless=True)
         turns = Turns(settings.options, settings.group, settings.sessions_topic)
         try:
@@ -223,7 +224,7 @@ class Membership:
         done: dict[int, int] = {}
         expiry_due = monotonic() + limits.EXPIRY_SWEEP_SECONDS
         while True:
-            now = monotonic()
+            now = self._judging_at()
             mine = turns.mine
             self.registry.look(now)
             expire = now >= expiry_due
@@ -263,7 +264,14 @@ class Membership:
             table.forget(wall_ms() - COMPACTION_LAG_MS_MIN)
 
     def _is_dead(self, node: str, incarnation: int) -> bool:
-        return self.registry.is_dead(node, incarnation, monotonic())
+        return self.registry.is_dead(node, incarnation, self._judging_at())
+
+    def _judging_at(self) -> float:
+        """The time. Who stood still must notice before it judges others, whichever task is the first to run."""
+        now = monotonic()
+        if self._nodes is not None and self._nodes.silence_seconds > limits.NODE_READER_SILENCE_SECONDS:
+            self.registry.interrupted(now)
+        return now
 
     async def _learn_marks(self, turns: Turns) -> None:
         while True:

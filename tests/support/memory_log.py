@@ -19,6 +19,10 @@ class MemoryKafka:
         self.mine = frozenset(range(PARTITIONS))
         #: Set to say that records were compacted before they were read; the next reader begins anew.
         self.compacted = False
+        #: How long nobody has been heard.
+        self.silence_seconds = 0.0
+        #: How often a sweeper has looked for work.
+        self.rounds = 0
         #: Readers and turns that have not been stopped.
         self.open: set[object] = set()
 
@@ -46,12 +50,15 @@ class MemoryReader:
     ) -> None:
         self.partitions = PARTITIONS
         self.records = 0
-        self.silence_seconds = 0.0
         self._kafka = kafka
         self._topic = topic
         self._gapless = gapless
         self._on_batch = on_batch
         self._next = [0] * PARTITIONS
+
+    @property
+    def silence_seconds(self) -> float:
+        return self._kafka.silence_seconds
 
     async def start(self) -> None:
         self._kafka.open.add(self)
@@ -100,7 +107,7 @@ class MemoryTurns:
         return True
 
     async def keep_alive(self) -> None:
-        """There is no group to leave."""
+        self._kafka.rounds += 1
 
     async def stop(self) -> None:
         self._kafka.open.discard(self)

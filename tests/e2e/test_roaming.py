@@ -9,7 +9,6 @@ import pytest
 from tests.e2e.conftest import StartProxy
 from tests.support.cluster import Cluster
 from tests.support.kafka_broker import KafkaBroker
-from tests.support.proxy import ProxyProcess
 from tests.support.relay import Cuts
 from tests.support.roaming import couriers_cut, links_break, replicas_die
 
@@ -44,4 +43,6 @@ def test_links_break_among_replicas(cluster: Cluster) -> None:
 def test_links_of_a_library_break(start_proxy: StartProxy, kafka: KafkaBroker, tmp_path: Path, library: str) -> None:
     proxy = start_proxy({})
     cuts = Cuts(bytes_min=100, bytes_max=2_000, seed=1, most=60)
-    print(asyncio.run(links_break([proxy.port], kafka, proxy.topic_prefix, tmp_path, library, 8, cuts)))
+    figures = asyncio.run(links_break([proxy.port], kafka, proxy.topic_prefix, tmp_path, library, 8, cuts))
+    print(figures)
+    assert figures["session present 0"] == figures["repeats"] == 0

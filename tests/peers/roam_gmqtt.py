@@ -1,6 +1,6 @@
-"""Devices by gmqtt, 5.0, that want to stay connected: `roam_gmqtt.py PORT DEVICES QOS SECONDS`. Each publishes a numbered
-message every SECONDS until SIGTERM; when all are acknowledged a JSON object of what they were told is written and the
-program ends.
+"""Devices by gmqtt, 5.0, that want to stay connected: `roam_gmqtt.py PORT DEVICES QOS SECONDS`. Each publishes a
+numbered message every SECONDS until SIGTERM; when all are acknowledged a JSON object of what they were told is written
+and the program ends.
 
 Reconnecting, keeping what is not acknowledged and sending it again is the library's. gmqtt does as 5.0 says: when it is
 told Session Present 0 it discards what is not acknowledged. So with it a false 0 is a lost message.

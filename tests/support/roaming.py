@@ -51,7 +51,9 @@ class Told:
 class Peers:
     """Processes with devices, one for each library; as a context manager they are killed at the end."""
 
-    def __init__(self, names: Sequence[str], directory: Path, port: int, devices: int, qos: int, seconds: float) -> None:
+    def __init__(
+        self, names: Sequence[str], directory: Path, port: int, devices: int, qos: int, seconds: float
+    ) -> None:
         options = [str(each) for each in (port, devices, qos, seconds)]
         self.devices = devices * len(names)
         self._stack = contextlib.ExitStack()
@@ -132,7 +134,7 @@ async def links_break(
             told = (await peers.stop())[library]
     found = stored(kafka, prefix)
     check_nothing_lost(told, found)
-    return _figures(told, found)
+    return {"cuts": relay.cut, **_figures(told, found)}
 
 
 async def couriers_cut(

@@ -113,10 +113,10 @@ class Attachment:
         self._stored.clear()
         # A device that releases such an identifier may use it again at once: the log must not list it then. And a
         # message that Kafka has not settled is one more whose PUBREC the log has to know of.
-        careful = bool(unreleased or self._inherited) and local.expiry_seconds > 0
+        careful = bool(unreleased or self._inherited) and local.expiry_seconds > 0 and not local.qos2_used
+        self._client.accept(session_present, unreleased, hold=careful)
         if careful:
             self._use_exactly_once(self._go_on)
-        self._client.accept(session_present, unreleased, hold=careful)
 
     def on_superseded(self) -> None:
         """As `SessionClient`."""

@@ -136,7 +136,11 @@ def follow(before: SessionRecord | None, claim: SessionRecord) -> tuple[SessionS
         # Session Present must never name a session that the device never saw, nor one whose QoS 2 identifiers nobody
         # knows any more.
         return fresh, False, None
-    return (base if claim.expiry_seconds else None), True, base
+    if not claim.expiry_seconds:
+        return None, True, base
+    # Only its replica knows what of the connection before is still on its way to Kafka: QoS 2 stays in use.
+    in_use = before is not None and before.state is not None and before.state.qos2 is None
+    return (replace(base, qos2=None) if in_use else base), True, base
 
 
 def _inherited(before: SessionRecord | None, claim: SessionRecord) -> SessionState | None:
@@ -322,9 +326,11 @@ class SessionTable:
     ) -> None:
         """Rule 1: only now the epoch is known, and what preceded it."""
         session.epoch = claim.epoch
-        state = claim.state or base
+        state = base or claim.state
         if state is not None:
             session.take(state)
+        if claim.state is not None and claim.state.qos2 is None:
+            session.qos2_used = True
         session.established = True
         if claim.state != carried and not session.clean_start and session.expiry_seconds:
             self.assert_state(session)

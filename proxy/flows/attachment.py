@@ -1,10 +1,12 @@
 """A connection's part in the session log: its claim, what its session remembers, and what it hands to its successor.
 
 The rules are the table's. What is here is QoS 2: which packet identifiers a session remembers while messages are still
-on their way to Kafka, when PUBREC may be said, and who goes on with them after a reconnect to the same replica.
+on their way to Kafka, when the first of them may go there, and who goes on with them after a reconnect to the same
+replica.
 """
 
 import secrets
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.clock import wall_ms
@@ -19,6 +21,7 @@ from proxy.mqtt.packets import (
     Connect,
     Publish,
 )
+from proxy.session.events import EndReason
 
 
 class Attached(Protocol):
@@ -36,7 +39,7 @@ class Attached(Protocol):
     def go_on(self) -> None: ...
     def acknowledge(self, packet_ids: list[int]) -> None: ...
     def restore(self, packet_ids: list[int]) -> None: ...
-    def publish_again(self, publish: Publish) -> None: ...
+    def take(self, publish: Publish) -> None: ...
     def superseded(self) -> None: ...
     def log_failed(self, detail: str) -> None: ...
 
@@ -51,8 +54,8 @@ class Attachment:
         local.handle = self
         self._client = client
         self._sessions = sessions
-        #: QoS 2 messages that Kafka has and whose PUBREC waits for the log; None while nothing waits.
-        self._gated: list[int] | None = None
+        #: QoS 2 messages that wait until the log says that QoS 2 is in use; None while nothing waits.
+        self._gated: list[Publish] | None = None
         #: QoS 2 messages of the connection before that Kafka has not settled, with the PUBLISH that repeated it.
         self._inherited: dict[int, Publish | None] = {}
         #: QoS 2 messages that were settled before CONNACK, or after the end of the connection.
@@ -73,7 +76,7 @@ class Attachment:
         """A newer connection of this client goes on here; returns the identifiers that wait for PUBREL."""
         self._heir = heir
         heir._inherited = dict.fromkeys(self._client.unsettled_exactly_once | self._inherited.keys())
-        unreleased = {*self._client.unreleased, *self._stored, *(self._gated or ())}
+        unreleased = {*self._client.unreleased, *self._stored}
         self._client.superseded()
         return sorted(unreleased)
 
@@ -84,6 +87,10 @@ class Attachment:
         if expiry_seconds is not None:
             self.local.expiry_seconds = expiry_seconds
         self._ending = (reason, with_will)
+        if reason == EndReason.NORMAL:
+            # A device that says goodbye may never send again what it was not told of.
+            self._open_gate()
+        self._gated = None
         self._end_if_settled()
 
     def _end_if_settled(self) -> None:
@@ -92,7 +99,7 @@ class Attachment:
         if self.local.expiry_seconds and (self._client.unsettled_exactly_once or self._inherited):
             return
         (reason, with_will), self._ending = self._ending, None
-        unreleased = {*self._client.unreleased, *self._stored, *(self._gated or ())}
+        unreleased = {*self._client.unreleased, *self._stored}
         self._sessions.end(self.local, reason, unreleased, with_will=with_will)
 
     # ---- as the handle of its session ----
@@ -104,12 +111,12 @@ class Attachment:
             self._inherited = {}
         unreleased = [*local.qos2, *self._stored] if session_present else []
         self._stored.clear()
-        # A device that releases such an identifier may use it again at once: the log must not list it then.
-        careful = bool(unreleased) and local.expiry_seconds > 0
+        # A device that releases such an identifier may use it again at once: the log must not list it then. And a
+        # message that Kafka has not settled is one more whose PUBREC the log has to know of.
+        careful = bool(unreleased or self._inherited) and local.expiry_seconds > 0 and not local.qos2_used
         self._client.accept(session_present, unreleased, hold=careful)
         if careful:
-            local.qos2_used = True
-            self._sessions.when_durable(local, self._sessions.assert_state(local), self._client.go_on)
+            self._use_exactly_once(self._go_on)
 
     def on_superseded(self) -> None:
         """As `SessionClient`."""
@@ -134,15 +141,19 @@ class Attachment:
             self._sessions.assert_state(local)
 
     def receive_exactly_once(self, publish: Publish) -> bool:
-        """A QoS 2 message has come. False when it repeats one of the connection before that Kafka has not settled."""
+        """A QoS 2 message has come. False when it has to wait: it repeats one of the connection before that Kafka has
+        not settled, or the log does not say yet that QoS 2 is in use. Until it does, another replica would tell the
+        device that its session is present, and not know the message that the device then repeats.
+        """
         if publish.packet_id in self._inherited:
             self._inherited[publish.packet_id] = publish
             return False
         local = self.local
         if local.expiry_seconds and not local.qos2_used:
-            local.qos2_used = True
-            self._gated = []
-            self._sessions.when_durable(local, self._sessions.assert_state(local), self._open_gate)
+            self._use_exactly_once(self._open_gate)
+        if self._gated is not None:
+            self._gated.append(publish)
+            return False
         return True
 
     def settle_exactly_once(self, packet_ids: set[int], error: GatewayError | None) -> bool:
@@ -157,9 +168,6 @@ class Attachment:
                 self._stored |= packet_ids
             self._end_if_settled()
             return False
-        if self._gated is not None and error is None:
-            self._gated += packet_ids
-            return False
         return True
 
     def inherit(self, packet_ids: set[int], error: GatewayError | None) -> None:
@@ -171,7 +179,7 @@ class Attachment:
             repeated = self._inherited.pop(packet_id)
             if error is not None:
                 if repeated is not None and self._ending is None:
-                    self._client.publish_again(repeated)
+                    self._client.take(repeated)
             elif self._ending is not None or not self.local.established:
                 self._stored.add(packet_id)
             elif repeated is not None:
@@ -180,10 +188,21 @@ class Attachment:
                 self._client.restore([packet_id])
         self._end_if_settled()
 
+    def _use_exactly_once(self, then: Callable[[], None]) -> None:
+        """From now on the log does not know this session's QoS 2 identifiers; messages wait until it says so."""
+        local = self.local
+        local.qos2_used = True
+        self._gated = []
+        self._sessions.when_durable(local, self._sessions.assert_state(local), then)
+
+    def _go_on(self) -> None:
+        self._open_gate()
+        self._client.go_on()
+
     def _open_gate(self) -> None:
-        packet_ids, self._gated = self._gated, None
-        if packet_ids and self._ending is None:
-            self._client.acknowledge(packet_ids)
+        gated, self._gated = self._gated, None
+        for publish in gated or ():
+            self._client.take(publish)
 
 
 def local_session(client_id: str, connect: Connect, address: str, expiry_seconds_max: int) -> LocalSession:

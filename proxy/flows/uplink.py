@@ -372,10 +372,9 @@ class Client:
         """Messages of an earlier connection are in Kafka: they wait for PUBREL."""
         self.connection.protocol.restore(packet_ids)
 
-    def publish_again(self, publish: Publish) -> None:
-        """A message of an earlier connection that the device has repeated is not in Kafka after all."""
-        if self.connection.protocol.state != CLOSED:
-            self.on_publish(publish)
+    def take(self, publish: Publish) -> None:
+        """A QoS 2 message that had to wait may go on: for the log, or for the outcome of what it repeats."""
+        self.on_publish(publish)
 
     @property
     def unreleased(self) -> list[int]:

@@ -7,6 +7,8 @@ independently, so an early settlement waits here for its elders.
 from typing import Final
 
 _UNSETTLED: Final = -1
+#: Reason codes from here on say that a message was not taken; its identifier is free.
+_REFUSED: Final = 0x80
 
 
 class ReceiveWindow:
@@ -61,8 +63,11 @@ class ReceiveWindow:
 
     @property
     def unreleased(self) -> list[int]:
-        """QoS 2 identifiers whose PUBREL is due."""
-        return sorted(self._unreleased or ())
+        """QoS 2 identifiers whose PUBREL is due; those too whose PUBREC waits for its elders."""
+        if self._exactly_once is None or self._unreleased is None:
+            return []
+        waiting = {each for each in self._exactly_once if 0 <= self._settled[each] < _REFUSED}
+        return sorted(self._unreleased | waiting)
 
     def restore(self, packet_ids: list[int]) -> None:
         """These were received on an earlier connection of the session, and wait for PUBREL."""

@@ -40,6 +40,21 @@ def test_only_what_no_unsettled_one_precedes() -> None:
     assert [packet_id in window for packet_id in (1, 2, 3, 4)] == [False, False, True, True]
 
 
+def test_a_message_that_is_stored_and_waits_for_its_elders_is_unreleased() -> None:
+    """Its session has to remember it: the device, which was not told, will repeat it."""
+    window = window_of(1)
+    for packet_id in (2, 3, 4):
+        window.open(packet_id, 2)
+    window.settle([2], 0)
+    window.settle([3], 0x97)
+    assert window.unreleased == [2]
+    for packet_id, reason in window.settle([1], 0):
+        window.receive_of(packet_id, refused=reason >= 0x80)
+    assert window.unreleased == [2]
+    window.release(2)
+    assert window.unreleased == []
+
+
 def test_settling_what_nobody_waits_for() -> None:
     window = window_of(1)
     with pytest.raises(KeyError):

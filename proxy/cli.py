@@ -100,9 +100,11 @@ def dev(config: ConfigFile = None, overrides: Overrides = None) -> None:
 @app.command("check-config")
 def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Say everything that is wrong with a configuration."""
+    from proxy.kafka.security import ClientSettings, client_options
     from proxy.policy.authenticators.password_file import read_users
 
     settings = _load(config, overrides).settings
+    client_options(ClientSettings(**settings.kafka.client.model_dump()), lambda _: None)
     for entry in settings.auth.chain:
         users = read_users(entry.path)
         typer.echo(f"{entry.path}: users: {len(users)}")

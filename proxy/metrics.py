@@ -85,6 +85,9 @@ class GatewayMetrics:
         self.failed_batches = Counter(
             "mqk_kafka_failed_batches", "Batches that failed, by the client's error", ["error"], registry=registry
         )
+        self.token_requests = Counter(
+            "mqk_kafka_token_requests", "Requests for an OAUTHBEARER token by outcome", ["result"], registry=registry
+        )
         self.overdue = Counter(
             "mqk_kafka_overdue_records", "Records that passed kafka.delivery_timeout_seconds", registry=registry
         )

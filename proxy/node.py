@@ -14,7 +14,7 @@ from typing import Any
 from proxy import limits, logs
 from proxy.admin.app import AdminServer, Check, Views, make_app
 from proxy.clock import monotonic
-from proxy.config import Settings, split_address
+from proxy.config import KafkaClient, Settings, split_address
 from proxy.errors import ConfigError
 from proxy.flows.drain import drain
 from proxy.flows.goodbyes import Goodbyes
@@ -24,7 +24,8 @@ from proxy.kafka.batches import md5_partition
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.readers import tail
-from proxy.metrics import Metrics
+from proxy.kafka.security import ClientSettings, client_options
+from proxy.metrics import GatewayMetrics, Metrics
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.authenticators.password_file import PasswordFile
@@ -41,7 +42,7 @@ class Node:
         self.settings = settings
         self.metrics = Metrics()
         self.routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
-        self.gateway = AioKafkaGateway(_gateway_settings(settings), self.metrics.gateway)
+        self.gateway = AioKafkaGateway(_gateway_settings(settings, self.metrics.gateway), self.metrics.gateway)
         self.presence = Presence(
             self.gateway,
             self.metrics,
@@ -89,12 +90,13 @@ class Node:
         status = self.gateway.status()
         return {
             "kafka": Check(
-                status.ready,
+                status.ready and not status.fault,
                 {
                     "bootstrap_servers": self.settings.kafka.bootstrap_servers,
                     "queued_bytes": status.queued_bytes,
                     "oldest_record_seconds": round(status.oldest_age_seconds, 3),
                     "congested": status.above_high_water,
+                    "fault": status.fault,
                 },
             ),
             "started": self.ready(),
@@ -122,6 +124,7 @@ class Node:
         gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda: gateway.status().queued_bytes)
         gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest one", lambda: gateway.status().oldest_age_seconds)
         gauge("mqk_kafka_ready", "1 when Kafka answers", lambda: float(gateway.status().ready))
+        gauge("mqk_kafka_fault", "1 when a setting keeps us out", lambda: float(gateway.status().fault is not None))
         gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self._unsafe())))
 
     # ---- life ----
@@ -191,7 +194,7 @@ def explain(settings: Settings, topic: str, clientid: str, username: str | None)
 
 def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
     logs.set_up(settings.log.level, settings.log.format, monotonic)
-    for talkative in ("aiokafka", "uvicorn"):
+    for talkative in ("aiokafka", "httpx", "httpcore", "uvicorn"):
         logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
@@ -252,7 +255,7 @@ async def _dev(settings: Settings) -> int:
     kafka = EmbeddedKafka()
     await kafka.start([*routes.topics, settings.status_topic()])
     embedded = settings.kafka.model_copy(
-        update={"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1}
+        update={"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1, "client": KafkaClient()}
     )
     try:
         return await _serve(settings.model_copy(update={"kafka": embedded}), _print_records)
@@ -291,8 +294,9 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _gateway_settings(settings: Settings) -> GatewaySettings:
+def _gateway_settings(settings: Settings, metrics: GatewayMetrics) -> GatewaySettings:
     kafka = settings.kafka
+    client = ClientSettings(**kafka.client.model_dump())
     return GatewaySettings(
         bootstrap_servers=kafka.bootstrap_servers,
         client_id=f"mqk-{settings.node.id}",
@@ -304,7 +308,8 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         create_topics=kafka.create_topics,
         partitions=kafka.partitions,
         replication_factor=kafka.replication_factor,
-        client=kafka.client.model_dump(),
+        client=client_options(client, lambda result: metrics.token_requests.labels(result).inc()),
+        compression=None if kafka.compression == "none" else kafka.compression,
     )
 
 

@@ -138,6 +138,14 @@ def test_check_config_reads_the_password_files(run: Run) -> None:
     assert (result.code, result.err.split(": ")[1]) == (2, "passwd:2")
 
 
+def test_check_config_reads_the_files_of_the_kafka_client(run: Run) -> None:
+    Path("mqk.toml").write_text(
+        '[auth]\nanonymous = true\n[kafka.client]\nsecurity_protocol = "SSL"\nssl_cafile = "keys/ca.crt"\n'
+    )
+    message = "mqk: kafka.client.ssl_cafile: keys/ca.crt cannot be read: No such file or directory\n"
+    assert run("check-config", "--config", "mqk.toml") == (2, "", message)
+
+
 def test_check_config_warns(run: Run) -> None:
     result = run("check-config", "--set", "auth.anonymous=true", "--set", "routing.md5_partitions=300")
     assert (result.code, result.out) == (0, "configuration: ok\n")

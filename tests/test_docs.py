@@ -45,7 +45,8 @@ async def exposed() -> dict[str, tuple[str, str, str]]:
     settings = load(None, ["auth.anonymous=true", "admin.bind=127.0.0.1:0"], {}).settings
     node = Node(settings)
     # A counter with labels shows nothing until it has counted something.
-    for counter in (node.metrics.connects, node.metrics.disconnects, node.metrics.gateway.failed_batches):
+    gateway = node.metrics.gateway
+    for counter in (node.metrics.connects, node.metrics.disconnects, gateway.failed_batches, gateway.token_requests):
         counter.labels("any")
     found = {}
     for family in node.metrics.registry.collect():

@@ -18,6 +18,7 @@ def metrics() -> Metrics:
     metrics.connects.labels("accepted").inc()
     metrics.disconnects.labels("normal").inc()
     metrics.gateway.failed_batches.labels("KafkaTimeoutError").inc()
+    metrics.gateway.token_requests.labels("granted").inc()
     metrics.presence.labels("stored").inc()
     metrics.gauge("mqk_some_gauge", "Some gauge", lambda: 2.5)
     metrics.total("mqk_some_total", "Some total", lambda: 7)

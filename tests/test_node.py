@@ -136,7 +136,14 @@ async def test_healthy_only_while_kafka_answers(make: Callable[..., Node]) -> No
         "queued_bytes": 0,
         "oldest_record_seconds": 0.0,
         "congested": True,
+        "fault": None,
     }
+    Gateway.latest.ready = True
+    Gateway.latest.fault = "kafka.client.ssl_certfile: broker kafka:9093 refuses it"
+    check = replica.checks()["kafka"]
+    assert not check.ok
+    assert "ssl_certfile" in str(check.detail)
+    assert b"mqk_kafka_fault 1.0" in replica.metrics.exposition()
 
 
 @pytest.mark.parametrize(

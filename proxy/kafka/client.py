@@ -77,7 +77,10 @@ class GatewaySettings:
     create_topics: bool = True
     partitions: int = 12
     replication_factor: int = 3
+    #: As `security.client_options` makes them, and the name of the table that they were read from.
     client: dict[str, Any] = field(default_factory=dict)
+    client_table: str = "kafka.client"
+    compression: str | None = None
 
 
 class AioKafkaGateway:
@@ -98,7 +101,9 @@ class AioKafkaGateway:
         self.now = asyncio.get_running_loop().time
         #: What to add to `now`, in milliseconds, for the time of a record as Kafka counts it.
         self.wall_offset_ms = 0.0
-        self.directory = TopicDirectory(settings.bootstrap_servers, settings.client_id, settings.client)
+        self.directory = TopicDirectory(
+            settings.bootstrap_servers, settings.client_id, settings.client, settings.client_table
+        )
         self._workers: dict[tuple[str, int], _PartitionWorker] = {}
         self._producers: dict[str, ProducerSlot] = {}
         self._withdrawn: set[Recipient] = set()
@@ -119,10 +124,14 @@ class AioKafkaGateway:
                     partitions=settings.partitions,
                     replication_factor=settings.replication_factor,
                 )
+                directory.fault = None
                 break
             except UNREACHABLE as error:
-                log.warning("kafka does not answer", extra={"error": repr(error)})
                 await directory.close()
+                fault = await directory.look_for_fault()
+                if fault:
+                    raise fault from error
+                log.warning("kafka does not answer", extra={"error": repr(error), "fault": directory.fault})
                 await asyncio.sleep(limits.RETRY_SECONDS)
             except ConfigError:
                 await directory.close()
@@ -197,6 +206,7 @@ class AioKafkaGateway:
             queued_bytes=self._queued_bytes,
             oldest_age_seconds=max((worker.age(now) for worker in self._workers.values()), default=0.0),
             above_high_water=self.congested,
+            fault=self.directory.fault,
         )
 
     # ---- what the partition workers call ----
@@ -263,6 +273,7 @@ class AioKafkaGateway:
             request_timeout_ms=int(limits.KAFKA_REQUEST_SECONDS_MAX * 1000),
             retry_backoff_ms=100,
             metadata_max_age_ms=30_000,
+            compression_type=settings.compression,
             **settings.client,
         )
         # A batch that waits for a leader would fail after request_timeout_ms and leave a hole in the sequence; the
@@ -284,6 +295,11 @@ class AioKafkaGateway:
         directory = self.directory
         if await directory.refresh():
             self.heard()
+            # Connections that are open stay open when a password is changed or a certificate expires; new ones fail.
+            if any(slot.shut_out for slot in self._producers.values()):
+                await directory.look_for_fault()
+            else:
+                directory.fault = None
         for worker in self._workers.values():
             worker.queue.easy_bytes = directory.easy_bytes(worker.topic)
         if directory.changed:

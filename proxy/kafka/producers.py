@@ -77,6 +77,8 @@ class ProducerSlot:
         self._lock = asyncio.Lock()
         self._started_at = float("-inf")
         self._stopping: set[asyncio.Task[None]] = set()
+        #: The last producer could not start.
+        self.shut_out = False
 
     async def get(self) -> Producer:
         """The producer to use for one batch, as soon as the cluster lets one start; give it back with `done_with`."""
@@ -114,6 +116,7 @@ class ProducerSlot:
         except kafka_errors.KafkaError as error:
             log.warning("producer did not start", extra={"error": repr(error)})
         finally:
+            self.shut_out = not started
             if not started:
                 await _stop(client)
         return Producer(client) if started else None

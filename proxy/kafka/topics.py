@@ -12,6 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from proxy import limits
 from proxy.clock import monotonic
 from proxy.errors import ConfigError, GatewayError, Refusal
+from proxy.kafka.faults import find_fault
 from proxy.kafka.gateway import Destination, Headers
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,10 @@ _BLAMED: Final = {
 class TopicDirectory:
     """Partitions and size limit of each topic in use, read at start and kept fresh."""
 
-    def __init__(self, bootstrap_servers: list[str], client_id: str, client: dict[str, Any]) -> None:
+    def __init__(
+        self, bootstrap_servers: list[str], client_id: str, client: dict[str, Any], client_table: str = "kafka.client"
+    ) -> None:
+        self._client_table = client_table
         self._options = {
             "bootstrap_servers": bootstrap_servers,
             "client_id": client_id,
@@ -45,6 +49,8 @@ class TopicDirectory:
         self.missing: set[str] = set()
         #: The partition count of some topic is not what it was.
         self.changed = False
+        #: The setting that keeps us out of the cluster, and why; None as long as nothing is known of one.
+        self.fault: str | None = None
 
     def partitions(self, topic: str) -> int:
         """Raises GatewayError: no such topic was asked for at start."""
@@ -78,6 +84,13 @@ class TopicDirectory:
         self._admin = AIOKafkaAdminClient(**self._options)
         await self._admin.start()
 
+    async def look_for_fault(self) -> ConfigError | None:
+        """After a failure: whether it is a setting that keeps us out. Returned when no waiting will mend it."""
+        found = await find_fault(self._options)
+        error = ConfigError(f"{self._client_table}.{found.setting}", found.message) if found else None
+        self.fault = str(error) if error else None
+        return error if found and found.final else None
+
     async def close(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
@@ -108,7 +121,8 @@ class TopicDirectory:
             await asyncio.sleep(limits.TOPIC_CREATION_POLL_SECONDS)
             hidden = await self._read_partitions()
         if hidden:
-            raise ConfigError("kafka.client", f"these credentials may not describe topics {', '.join(sorted(hidden))}")
+            named = ", ".join(sorted(hidden))
+            raise ConfigError(self._client_table, f"these credentials may not describe topics {named}")
         self.changed = False
         await self._read_limits()
 
@@ -121,7 +135,8 @@ class TopicDirectory:
                 async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
                     await self._read_limits()
         except UNREACHABLE as error:
-            log.warning("kafka does not answer", extra={"error": repr(error)})
+            await self.look_for_fault()
+            log.warning("kafka does not answer", extra={"error": repr(error), "fault": self.fault})
             return False
         return True
 

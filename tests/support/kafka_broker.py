@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -33,7 +33,6 @@ SETTINGS = {
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
-    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
     "auto.create.topics.enable": "false",
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "4",
@@ -60,12 +59,27 @@ class Record(NamedTuple):
 
 
 class KafkaBroker:
-    """A Kafka of `version`; `settings` are added to its server.properties. As a context manager it runs to the end."""
+    """A Kafka of `version`; `settings` are added to its server.properties. As a context manager it runs to the end.
 
-    def __init__(self, version: str, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+    `listeners` are doors beside the plain one, by name with the security protocol of each; `java` are options of the
+    virtual machine.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
+        java: Sequence[str] = (),
+    ) -> None:
         self.version = version
         self.directory = directory
         self.bootstrap = f"127.0.0.1:{free_port()}"
+        #: Host and port of each of the other listeners, by name.
+        self.doors = {name: f"localhost:{free_port()}" for name in listeners or {}}
+        self._protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", **(listeners or {})}
+        self._java_options = java
         self._settings = settings or {}
         self._properties = directory / "server.properties"
         self._process: Process | None = None
@@ -155,6 +169,7 @@ class KafkaBroker:
         return [
             "java",
             "-Xmx512m",
+            *self._java_options,
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-cp",
             f"{jars}/*",
@@ -165,11 +180,13 @@ class KafkaBroker:
     def _format(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         controller = f"127.0.0.1:{free_port()}"
+        doors = ",".join(f"{name}://{address}" for name, address in {"PLAINTEXT": self.bootstrap, **self.doors}.items())
         settings = {
             **SETTINGS,
             "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "listeners": f"{doors},CONTROLLER://{controller}",
+            "advertised.listeners": doors,
+            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in self._protocols.items()),
             "log.dirs": str(self.directory / "data"),
             **self._settings,
         }

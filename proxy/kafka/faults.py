@@ -57,12 +57,13 @@ async def _knock(host: str, port: int, options: Mapping[str, Any]) -> Fault | No
     own = {name: value for name, value in options.items() if name not in _NOT_OF_A_CONNECTION}
     connection = _Connection(host, port, **own)
     try:
-        await connection.connect()
-        await connection.send(MetadataRequest([]))
+        await connection.connect()  # One that fails closes itself.
+        try:
+            await connection.send(MetadataRequest([]))
+        finally:
+            await asyncio.wait([connection.close()], timeout=limits.PRODUCER_STOP_SECONDS_MAX)
     except (kafka_errors.KafkaError, OSError) as error:
         return _explain(error, host, f"{host}:{port}", options)
-    finally:
-        connection.close()
     return None
 
 

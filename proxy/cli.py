@@ -153,6 +153,22 @@ def passwd(
         set_password(file, user, _read_password(stdin), create=create)
 
 
+@app.command()
+def migrate(
+    file: Annotated[Path, typer.Argument(help="An emqx_plugin_kafka.conf.", show_default=False)],
+) -> None:
+    """Print what the configuration of EMQX's Kafka plugin means in our settings."""
+    from proxy import config
+
+    try:
+        text = file.read_text()
+    except ValueError as error:
+        raise ConfigError(str(file), f"is not UTF-8: {error}") from error
+    except OSError as error:
+        raise ConfigError(str(file), f"cannot be read: {error.strerror}") from error
+    typer.echo(config.migrate(text, file.name), nl=False)
+
+
 @route.command()
 def explain(
     topic: Annotated[str, typer.Argument(help="The topic that a device publishes to.", show_default=False)],

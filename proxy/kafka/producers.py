@@ -5,7 +5,9 @@ What is sent through them is the business of `client`.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
@@ -109,8 +111,9 @@ class ProducerSlot:
         client = self._make(self.topics)
         started = False
         try:
-            await client.start()
             inner = client.client
+            inner.bootstrap = partial(_bootstrap, inner, inner.bootstrap)
+            await client.start()
             inner.force_metadata_update = MetadataPace(inner.force_metadata_update).force_metadata_update
             started = True
         except kafka_errors.KafkaError as error:
@@ -120,6 +123,15 @@ class ProducerSlot:
             if not started:
                 await _stop(client)
         return Producer(client) if started else None
+
+
+async def _bootstrap(inner: Any, ask: Callable[[], Awaitable[None]]) -> None:
+    """aiokafka takes a broker that does not believe our token for a cluster without brokers, and waits for ever until
+    one of them answers.
+    """
+    await ask()
+    if not inner.cluster.brokers():
+        raise kafka_errors.NodeNotReadyError("the cluster names no broker")
 
 
 async def _stop(client: AIOKafkaProducer) -> None:

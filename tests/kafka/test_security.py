@@ -21,9 +21,7 @@ from tests.support.kafka_broker import KafkaBroker
 from tests.support.secure_kafka import PASSWORD, REAUTHENTICATION_MS, WAYS, SecureKafka
 
 # aiokafka does not wait until a TLS connection that it has given up is closed, and the test may be over by then.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <function _SelectorTransport.__del__:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 #: The number that a batch of records carries for each kind of compression.
 CODECS = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 
@@ -200,6 +198,29 @@ async def test_tokens_are_renewed_while_records_flow(
             await asyncio.sleep(0.02)
     assert outcomes.stored == list(range(1, sent + 1))
     assert [int(record.value or b"") for record in secure_kafka.broker.read(topic)] == outcomes.stored
+
+
+async def test_a_broker_that_does_not_believe_a_token_yet_is_tried_again(
+    secure_kafka: SecureKafka, client: Client, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is when the endpoint signs with a new key that the broker has not read: aiokafka takes that for a cluster
+    without brokers and never asks again.
+    """
+    monkeypatch.setattr(limits, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "TOKEN_RENEWAL_SHARE", 0.0)  # A new one for each connection.
+    gateway, outcomes = client.gateway("token"), Outcomes()
+    await gateway.start([topic])
+    secure_kafka.tokens.forge = True
+    try:
+        send(gateway, topic, b"key", outcomes, [1])
+        await until(lambda: gateway.status().fault is not None, "the fault is known")
+        assert str(gateway.status().fault).startswith("kafka.client.sasl_oauth_client_id: the broker refuses")
+        assert outcomes.order == []
+    finally:
+        secure_kafka.tokens.forge = False
+    assert await gateway.flush(30) == 0
+    assert outcomes.stored == [1]
+    assert [record.value for record in secure_kafka.broker.read(topic)] == [b"1"]
 
 
 async def test_a_password_that_changes_later_is_a_fault_until_it_is_right_again(

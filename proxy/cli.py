@@ -104,7 +104,8 @@ def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None
     from proxy.policy.authenticators.password_file import read_users
 
     settings = _load(config, overrides).settings
-    client_options(ClientSettings(**settings.kafka.client.model_dump()), lambda _: None)
+    for table, cluster in settings.clusters().items():
+        client_options(ClientSettings(**cluster.client.model_dump()), lambda _: None, f"{table}.client")
     for entry in settings.auth.chain:
         users = read_users(entry.path)
         typer.echo(f"{entry.path}: users: {len(users)}")

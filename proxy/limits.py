@@ -55,7 +55,9 @@ PRODUCERS_MAX: Final = 32
 #: A producer is replaced at most this often.
 PRODUCER_REPLACE_SECONDS_MIN: Final = 1.0
 #: Time for a discarded producer to let go of its connections.
-PRODUCER_STOP_SECONDS_MAX: Final = 2.0
+PRODUCER_STOP_SECONDS_MAX: Final = 1.0
+#: What the end takes after the devices have gone when Kafka does not answer: a last flush, and then twice the above.
+STOP_SECONDS: Final = 3.0
 #: One Kafka request; also what a frozen broker costs.
 KAFKA_REQUEST_SECONDS_MAX: Final = 5.0
 #: How often a flush looks whether everything is settled.
@@ -68,6 +70,10 @@ RETRY_SECONDS: Final = 1.0
 PROBE_SECONDS: Final = 2.0
 #: Kafka counts as unreachable when neither a probe nor a batch has succeeded for this long.
 KAFKA_SILENCE_SECONDS_MAX: Final = 8.0
+#: Time in which a further cluster may say at start what is wrong with its settings; later it can only be logged.
+CLUSTER_START_SECONDS: Final = 5.0
+#: Pause before a further cluster with settings that do not fit is tried again.
+CLUSTER_RETRY_SECONDS: Final = 30.0
 #: How often a topic that was just created is looked at until its partitions are there.
 TOPIC_CREATION_POLL_SECONDS: Final = 0.1
 #: Partitions and size limits of the topics are read again this often.
@@ -87,6 +93,18 @@ TOKEN_RENEWAL_SHARE: Final = 0.8
 TOKEN_SECONDS_DEFAULT: Final = 300
 #: How much of what a peer says of an error is repeated; the rest is no sentence any more.
 PEER_WORDS_MAX: Final = 200
+#: Names of topics that Kafka does not know, or not yet, for which records wait; devices may have a part in them.
+UNKNOWN_TOPICS_MAX: Final = 200
+#: Share of `kafka.queue_bytes_max` that such records may have; the rest is for those that can be sent.
+UNKNOWN_TOPICS_SHARE: Final = 0.25
+#: Topics in use that no setting names. A partition that is written to costs 3 KB and a task, a topic maybe a producer.
+LEARNED_TOPICS_MAX: Final = 500
+#: After so long without a record a learned topic is let go, with its tasks and its producer.
+LEARNED_TOPIC_IDLE_SECONDS: Final = 600.0
+#: What a dead letter holds of a value that is too large for its topic too: enough to see what it was.
+DEAD_LETTER_VALUE_BYTES_MAX: Final = 65_536
+#: What a dead letter tells of the error; the longest that we write ourselves is some 400 bytes.
+DEAD_LETTER_ERROR_BYTES_MAX: Final = 1_024
 
 # authentication
 #: Cost of a new password: with these two one check takes 5.0 ms of a core (median of 200), 6 MiB while it runs.

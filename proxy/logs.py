@@ -10,9 +10,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
 
-#: aiokafka wrote about 150 lines a second in an outage, and devices can make us write as many as they like. Of each of
-#: these the first lines of a period are kept, and it is said how many more there were.
-NOISY_LOGGERS: Final = ("aiokafka", "proxy.flows.presence", "proxy.flows.uplink", "proxy.net.connection")
+#: aiokafka wrote about 150 lines a second in an outage, each of our partitions one, and devices can make us write as
+#: many as they like. Of each of these the first lines of a period are kept, and it is said how many more there were.
+NOISY_LOGGERS: Final = (
+    "aiokafka",
+    "proxy.flows.presence",
+    "proxy.flows.uplink",
+    "proxy.kafka.client",
+    "proxy.kafka.partitions",
+    "proxy.kafka.producers",
+    "proxy.net.connection",
+)
 NOISY_LINES_MAX: Final = 20
 NOISY_PERIOD_SECONDS: Final = 10.0
 

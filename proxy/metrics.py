@@ -4,7 +4,7 @@ Base units, `_total` on counters. Labels never carry a client id, a user or a to
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
@@ -76,22 +76,48 @@ class Total(Collector):
         yield CounterMetricFamily(self._name, self._documentation, value=self._read())
 
 
-class GatewayMetrics:
-    """What one Kafka gateway counts."""
+class KafkaCounters:
+    """What the gateways count, all but the dead letters by cluster."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.batches = Counter("mqk_kafka_batches", "Batches that Kafka acknowledged", registry=registry)
-        self.records = Counter("mqk_kafka_records", "Records that Kafka acknowledged", registry=registry)
-        self.failed_batches = Counter(
-            "mqk_kafka_failed_batches", "Batches that failed, by the client's error", ["error"], registry=registry
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(name, documentation, labels, registry=registry)
+
+        self.batches = counter("mqk_kafka_batches", "Batches that Kafka acknowledged", "cluster")
+        self.records = counter("mqk_kafka_records", "Records that Kafka acknowledged", "cluster")
+        self.failed_batches = counter(
+            "mqk_kafka_failed_batches", "Batches that failed, by the client's error", "cluster", "error"
         )
-        self.token_requests = Counter(
-            "mqk_kafka_token_requests", "Requests for an OAUTHBEARER token by outcome", ["result"], registry=registry
+        self.token_requests = counter(
+            "mqk_kafka_token_requests", "Requests for an OAUTHBEARER token by outcome", "cluster", "result"
         )
-        self.overdue = Counter(
-            "mqk_kafka_overdue_records", "Records that passed kafka.delivery_timeout_seconds", registry=registry
+        self.overdue = counter(
+            "mqk_kafka_overdue_records", "Records that passed kafka.delivery_timeout_seconds", "cluster"
         )
-        self.late = Counter("mqk_kafka_late_records", "Overdue records that Kafka stored after all", registry=registry)
+        self.late = counter("mqk_kafka_late_records", "Overdue records that Kafka stored after all", "cluster")
+        self.dead_letters = counter("mqk_dead_letters", "Records in a dead-letter topic, by cause", "cause")
+
+
+class GatewayMetrics:
+    """The counters of one gateway."""
+
+    def __init__(self, counters: KafkaCounters, cluster: str) -> None:
+        self.batches = counters.batches.labels(cluster)
+        self.records = counters.records.labels(cluster)
+        self.overdue = counters.overdue.labels(cluster)
+        self.late = counters.late.labels(cluster)
+        self.dead_letters = counters.dead_letters
+        self._failed_batches = counters.failed_batches
+        self._token_requests = counters.token_requests
+        self._cluster = cluster
+
+    def token_request(self, result: str) -> None:
+        """One request for a token: granted, refused or unavailable."""
+        self._token_requests.labels(self._cluster, result).inc()
+
+    def failed(self, error: str) -> Counter:
+        """Of batches that failed with this error."""
+        return self._failed_batches.labels(self._cluster, error)
 
 
 class Metrics:
@@ -101,7 +127,7 @@ class Metrics:
         # Else every counter is shown twice: once more as the time when it was made.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self.gateway = GatewayMetrics(self.registry)
+        self.kafka = KafkaCounters(self.registry)
         self.connects = self._counter("mqk_connects", "CONNECT packets by outcome", "result")
         self.disconnects = self._counter("mqk_disconnects", "Ended connections by reason", "reason")
         self.publishes = PublishCounter()
@@ -120,6 +146,12 @@ class Metrics:
     def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """A figure that is read when somebody asks."""
         Gauge(name, documentation, registry=self.registry).set_function(read)
+
+    def gauge_by_cluster(self, name: str, documentation: str, reads: Mapping[str, Callable[[], float]]) -> None:
+        """A figure of each Kafka cluster, read when somebody asks."""
+        family = Gauge(name, documentation, ["cluster"], registry=self.registry)
+        for cluster, read in reads.items():
+            family.labels(cluster).set_function(read)
 
     def total(self, name: str, documentation: str, read: Callable[[], int]) -> None:
         """A count that is read when somebody asks."""

@@ -15,6 +15,7 @@ from proxy import limits, logs
 from proxy.admin.app import AdminServer, Check, Views, make_app
 from proxy.clock import monotonic
 from proxy.config import KafkaClient, Settings, split_address
+from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError
 from proxy.flows.drain import drain
 from proxy.flows.goodbyes import Goodbyes
@@ -22,7 +23,9 @@ from proxy.flows.presence import Presence
 from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.kafka.batches import md5_partition
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
+from proxy.kafka.clusters import DEFAULT, Clusters
 from proxy.kafka.embedded import EmbeddedKafka
+from proxy.kafka.gateway import GatewayStatus
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics, Metrics
@@ -42,7 +45,13 @@ class Node:
         self.settings = settings
         self.metrics = Metrics()
         self.routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
-        self.gateway = AioKafkaGateway(_gateway_settings(settings, self.metrics.gateway), self.metrics.gateway)
+        self.clusters = Clusters(
+            {
+                name: self._gateway(name, cluster)
+                for name, cluster in {DEFAULT: settings.kafka, **settings.kafka.clusters}.items()
+            }
+        )
+        self.gateway = self.clusters.gateways[DEFAULT]
         self.presence = Presence(
             self.gateway,
             self.metrics,
@@ -69,7 +78,8 @@ class Node:
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
         )
         loop = asyncio.get_running_loop()
-        self.gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
+        for gateway in self.clusters.gateways.values():
+            gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
         self.admin = AdminServer(
             make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
         )
@@ -81,38 +91,43 @@ class Node:
         """Every Kafka topic that this replica writes to."""
         return [*self.routes.topics, self.settings.status_topic()]
 
+    def _gateway(self, name: str, cluster: KafkaCluster) -> AioKafkaGateway:
+        metrics = GatewayMetrics(self.metrics.kafka, name or "default")
+        table = f"kafka.clusters.{name}.client" if name else "kafka.client"
+        client = client_options(ClientSettings(**cluster.client.model_dump()), metrics.token_request, table)
+        return AioKafkaGateway(_gateway_settings(self.settings, cluster, client, table), metrics)
+
     # ---- what the operator sees ----
 
     def ready(self) -> Check:
         return Check(self.started, "ready" if self.started else "waiting for kafka")
 
     def checks(self) -> dict[str, Check]:
-        status = self.gateway.status()
-        return {
-            "kafka": Check(
-                status.ready and not status.fault,
-                {
-                    "bootstrap_servers": self.settings.kafka.bootstrap_servers,
-                    "queued_bytes": status.queued_bytes,
-                    "oldest_record_seconds": round(status.oldest_age_seconds, 3),
-                    "congested": status.above_high_water,
-                    "fault": status.fault,
-                },
-            ),
-            "started": self.ready(),
-            "safe": Check(not self._unsafe(), self._unsafe() or "acks=all, idempotent"),
-        }
+        checks = {}
+        for name, gateway in self.clusters.gateways.items():
+            cluster = self.settings.kafka.clusters[name] if name else self.settings.kafka
+            checks[f"kafka.{name}" if name else "kafka"] = self._check(
+                name, gateway.status(), cluster.bootstrap_servers
+            )
+        unsafe = self.settings.unsafe()
+        checks["started"] = self.ready()
+        checks["safe"] = Check(not unsafe, unsafe or "acks=all, idempotent")
+        return checks
 
-    def _unsafe(self) -> list[str]:
-        kafka = self.settings.kafka
-        unsafe = {
-            "kafka.unsafe_acks": kafka.unsafe_acks != "all",
-            "kafka.unsafe_idempotence": not kafka.unsafe_idempotence,
+    def _check(self, cluster: str, status: GatewayStatus, bootstrap_servers: list[str]) -> Check:
+        detail: dict[str, object] = {
+            "bootstrap_servers": bootstrap_servers,
+            "queued_bytes": status.queued_bytes,
+            "oldest_record_seconds": round(status.oldest_age_seconds, 3),
+            "congested": status.above_high_water,
+            "fault": status.fault,
         }
-        return [name for name, weaker in unsafe.items() if weaker]
+        if cluster in self.clusters.problems:
+            detail["problem"] = str(self.clusters.problems[cluster])
+        return Check(status.ready and not status.fault, detail)
 
     def _add_gauges(self) -> None:
-        gauge, total, gateway, listener = self.metrics.gauge, self.metrics.total, self.gateway, self.listener
+        gauge, total, listener = self.metrics.gauge, self.metrics.total, self.listener
         gauge("mqk_connections", "Open connections", lambda: len(listener.connections))
         gauge("mqk_connections_held", "Connections that back-pressure holds", lambda: listener.held)
         total("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
@@ -121,17 +136,28 @@ class Node:
         gauge("mqk_logins_waiting", "Logins that are being checked", lambda: self.uplink.logins_waiting)
         gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
         gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
-        gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda: gateway.status().queued_bytes)
-        gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest one", lambda: gateway.status().oldest_age_seconds)
-        gauge("mqk_kafka_ready", "1 when Kafka answers", lambda: float(gateway.status().ready))
-        gauge("mqk_kafka_fault", "1 when a setting keeps us out", lambda: float(gateway.status().fault is not None))
-        gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self._unsafe())))
+        gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self.settings.unsafe())))
+        self._add_kafka_gauges()
+
+    def _add_kafka_gauges(self) -> None:
+        """One of each for every cluster."""
+
+        def gauge(name: str, documentation: str, read: Callable[[AioKafkaGateway], float]) -> None:
+            reads = {name or "default": partial(read, each) for name, each in self.clusters.gateways.items()}
+            self.metrics.gauge_by_cluster(name, documentation, reads)
+
+        gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda each: each.status().queued_bytes)
+        gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest", lambda each: each.status().oldest_age_seconds)
+        gauge("mqk_kafka_ready", "1 when Kafka answers", lambda each: float(each.ready))
+        gauge("mqk_kafka_fault", "1 when a setting keeps us out", lambda each: float(each.status().fault is not None))
+        gauge("mqk_kafka_unknown_topics", "Topics that records wait for", lambda each: each.unknown_topics)
+        gauge("mqk_kafka_learned_topics", "Topics in use that no setting names", lambda each: each.learned_topics)
 
     # ---- life ----
 
     async def start(self) -> None:
         """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
-        await self.gateway.start(self.topics)
+        await self.clusters.start({DEFAULT: self.topics})
         self._check_md5_partitions()
         for listener in self.settings.listeners:
             host, port = split_address(listener.bind)
@@ -144,13 +170,14 @@ class Node:
         self.started = True
 
     async def stop(self, drain_seconds: float) -> None:
-        """Lets the devices go, empties the queue, ends everything."""
+        """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
+        drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
         if self.started:
             await drain(self.listener, self.uplink, drain_seconds)
         self.listener.stop()
-        unsettled = await self.gateway.flush(max(1.0, drain_seconds - (monotonic() - began)))
-        await self.gateway.stop()
+        unsettled = await self.clusters.flush(max(1.0, drain_seconds - (monotonic() - began)))
+        await self.clusters.stop()
         self.chain.close()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
@@ -253,7 +280,8 @@ async def _start_and_accompany(node: Node, companion: Callable[[Node], Coroutine
 async def _dev(settings: Settings) -> int:
     routes = RouteTable(preset_rules(settings.routing.preset, settings.kafka.topic_prefix))
     kafka = EmbeddedKafka()
-    await kafka.start([*routes.topics, settings.status_topic()])
+    dead_letters = [topic] if (topic := settings.dead_letter_topic()) else []
+    await kafka.start([*routes.topics, settings.status_topic(), *dead_letters])
     embedded = settings.kafka.model_copy(
         update={"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1, "client": KafkaClient()}
     )
@@ -294,22 +322,22 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _gateway_settings(settings: Settings, metrics: GatewayMetrics) -> GatewaySettings:
-    kafka = settings.kafka
-    client = ClientSettings(**kafka.client.model_dump())
+def _gateway_settings(settings: Settings, cluster: KafkaCluster, client: dict[str, Any], table: str) -> GatewaySettings:
     return GatewaySettings(
-        bootstrap_servers=kafka.bootstrap_servers,
+        bootstrap_servers=cluster.bootstrap_servers,
         client_id=f"mqk-{settings.node.id}",
-        delivery_timeout_seconds=kafka.delivery_timeout_seconds,
-        queue_bytes_max=kafka.queue_bytes_max,
-        acks=kafka.unsafe_acks if kafka.unsafe_acks == "all" else int(kafka.unsafe_acks),
-        idempotence=kafka.unsafe_idempotence,
+        delivery_timeout_seconds=cluster.delivery_timeout_seconds,
+        queue_bytes_max=cluster.queue_bytes_max,
+        acks=cluster.unsafe_acks if cluster.unsafe_acks == "all" else int(cluster.unsafe_acks),
+        idempotence=cluster.unsafe_idempotence,
         md5_partitions=settings.routing.md5_partitions,
-        create_topics=kafka.create_topics,
-        partitions=kafka.partitions,
-        replication_factor=kafka.replication_factor,
-        client=client_options(client, lambda result: metrics.token_requests.labels(result).inc()),
-        compression=None if kafka.compression == "none" else kafka.compression,
+        dead_letter_topic=settings.dead_letter_topic(),
+        create_topics=cluster.create_topics,
+        partitions=cluster.partitions,
+        replication_factor=cluster.replication_factor,
+        client=client,
+        client_table=table,
+        compression=None if cluster.compression == "none" else cluster.compression,
     )
 
 

@@ -149,7 +149,7 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
         ('[kafka]\nheaders = ["mqtt.topic", "mqtt.topic"]', "kafka.headers: given twice: mqtt.topic [file]"),
         ('[kafka]\nheaders = ["mqtt.foo"]', "kafka.headers[0]: should be 'mqtt.topic', 'mqtt.clientid',"),
         ('[kafka]\ntopic_prefix = "a b"', "kafka.topic_prefix: should be made of letters, digits, dots, underscores"),
-        ('[kafka]\nunsafe_acks = "1"', 'kafka.unsafe_idempotence: Kafka is idempotent only with kafka.unsafe_acks = "'),
+        ('[kafka]\nunsafe_acks = "1"', 'kafka.unsafe_idempotence: Kafka is idempotent only with unsafe_acks = "all"'),
         ("[mqtt]\npublish_bytes_max = 1048588", "mqtt.publish_bytes_max: should be less than or equal to 1031180, not"),
         (
             '[kafka]\ncompression = "brotli"',
@@ -186,6 +186,59 @@ def test_a_wrong_value_is_refused_by_name(toml: Path, text: str, message: str) -
 )
 def test_a_wrong_flag_is_refused_by_name(toml: Path, override: str, message: str) -> None:
     assert problems(toml, "", [override])[0].startswith(message)
+
+
+CLUSTER = '[kafka.clusters.backup]\nbootstrap_servers = ["b:9092"]\n'
+
+
+def test_further_clusters_have_names_and_the_same_keys(toml: Path) -> None:
+    text = CLUSTER + 'queue_bytes_max = 2000000\n[kafka.clusters.backup.client]\nsecurity_protocol = "PLAINTEXT"\n'
+    overrides = ["kafka.clusters.backup.partitions=3", "kafka.clusters.far-away.bootstrap_servers=c:1, d:2"]
+    environ = {"MQK_KAFKA__CLUSTERS__BACKUP__CREATE_TOPICS": "false"}
+    settings, origin = given(toml, text, overrides, environ)
+    backup, far_away = settings.kafka.clusters["backup"], settings.kafka.clusters["far-away"]
+    assert (backup.bootstrap_servers, backup.queue_bytes_max, backup.partitions) == (["b:9092"], 2_000_000, 3)
+    assert not backup.create_topics
+    assert (far_away.bootstrap_servers, far_away.partitions) == (["c:1", "d:2"], 12)
+    assert settings.kafka.clusters.keys() == {"backup", "far-away"}
+    assert origin["kafka.clusters.backup.create_topics"] == "environment MQK_KAFKA__CLUSTERS__BACKUP__CREATE_TOPICS"
+    assert origin["kafka.clusters.far-away.partitions"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[kafka.clusters.backup]\npartitions = 3", "kafka.clusters.backup.bootstrap_servers: has no default and must"),
+        (
+            '[kafka.clusters.Back_up]\nbootstrap_servers = ["b:1"]',
+            "kafka.clusters.Back_up: a cluster is named by",
+        ),
+        (
+            '[kafka.clusters.default]\nbootstrap_servers = ["b:1"]',
+            "kafka.clusters.default: a cluster is named by",
+        ),
+        (CLUSTER + "partitions = 0", "kafka.clusters.backup.partitions: should be greater than or equal to 1, not 0"),
+        (
+            CLUSTER + "botstrap = 1",
+            "kafka.clusters.backup.botstrap: unknown setting; did you mean kafka.clusters.backup",
+        ),
+        (
+            CLUSTER + 'topic_prefix = "a"',
+            "kafka.clusters.backup.topic_prefix: unknown setting; it stands in [kafka]",
+        ),
+        (
+            CLUSTER + 'unsafe_acks = "1"',
+            "kafka.clusters.backup.unsafe_idempotence: Kafka is idempotent only with",
+        ),
+        (
+            CLUSTER + 'client = { sasl_kerberos_service_name = "k" }',
+            "kafka.clusters.backup.client.sasl_kerberos_service_name: not in",
+        ),
+        ("[kafka]\nclusters = 1", "kafka.clusters: should be a valid dictionary, not 1"),
+    ],
+)
+def test_what_is_wrong_with_a_further_cluster_is_named(toml: Path, text: str, message: str) -> None:
+    assert any(line.startswith(message) for line in problems(toml, text))
 
 
 def test_nobody_could_connect() -> None:
@@ -240,6 +293,11 @@ def test_a_wrong_address_is_refused(address: str) -> None:
 def test_what_weakens_a_promise_is_said(toml: Path) -> None:
     text = '[kafka]\nunsafe_acks = "1"\nunsafe_idempotence = false\n[routing]\npreset = "none"\nmd5_partitions = 257\n'
     warnings = given(toml, text).settings.warnings()
+    cluster = CLUSTER + 'unsafe_acks = "0"\nunsafe_idempotence = false\n'
+    assert given(toml, cluster).settings.unsafe() == [
+        "kafka.clusters.backup.unsafe_acks",
+        "kafka.clusters.backup.unsafe_idempotence",
+    ]
     assert [warning.split(" is ")[0] for warning in warnings] == [
         "kafka.unsafe_acks",
         "kafka.unsafe_idempotence",
@@ -351,7 +409,9 @@ def test_a_wrong_secret_is_not_repeated() -> None:
 
 def test_effective_names_every_setting_once(toml: Path) -> None:
     rows = given(toml, "").effective()
-    documented = {row.key.replace("[]", "[0]") for row in describe() if not row.key.startswith("auth.chain[")}
+    documented = {
+        row.key.replace("[]", "[0]") for row in describe() if not row.key.startswith(("auth.chain[", "kafka.clusters"))
+    }
     assert {key for key, _, _ in rows} == documented - {"listeners"}
     assert json.dumps(rows)
 

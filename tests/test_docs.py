@@ -45,9 +45,10 @@ async def exposed() -> dict[str, tuple[str, str, str]]:
     settings = load(None, ["auth.anonymous=true", "admin.bind=127.0.0.1:0"], {}).settings
     node = Node(settings)
     # A counter with labels shows nothing until it has counted something.
-    gateway = node.metrics.gateway
-    for counter in (node.metrics.connects, node.metrics.disconnects, gateway.failed_batches, gateway.token_requests):
+    for counter in (node.metrics.connects, node.metrics.disconnects, node.metrics.kafka.dead_letters):
         counter.labels("any")
+    for counter in (node.metrics.kafka.failed_batches, node.metrics.kafka.token_requests):
+        counter.labels("any", "any")
     found = {}
     for family in node.metrics.registry.collect():
         assert family.samples, f"{family.name} has labels: count something above"

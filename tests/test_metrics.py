@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
 import proxy
-from proxy.metrics import Histogram, Metrics
+from proxy.metrics import GatewayMetrics, Histogram, Metrics
 
 
 @pytest.fixture
@@ -17,8 +17,10 @@ def metrics() -> Metrics:
     metrics = Metrics()
     metrics.connects.labels("accepted").inc()
     metrics.disconnects.labels("normal").inc()
-    metrics.gateway.failed_batches.labels("KafkaTimeoutError").inc()
-    metrics.gateway.token_requests.labels("granted").inc()
+    GatewayMetrics(metrics.kafka, "default").failed("KafkaTimeoutError").inc()
+    metrics.kafka.dead_letters.labels("too_large").inc()
+    metrics.gauge_by_cluster("mqk_cluster_gauge", "Some gauge", {"default": lambda: 1.5})
+    metrics.kafka.token_requests.labels("default", "granted").inc()
     metrics.presence.labels("stored").inc()
     metrics.gauge("mqk_some_gauge", "Some gauge", lambda: 2.5)
     metrics.total("mqk_some_total", "Some total", lambda: 7)

@@ -31,6 +31,7 @@ from tests.support.memory_gateway import PARTITIONS, MemoryGateway
 CONNECT = encode_packet(Connect(MQTT_5_0, "c1", keep_alive=60, properties={REQUEST_PROBLEM_INFORMATION: 0}), MQTT_5_0)
 PUBLISH = encode_packet(Publish(TopicName("tlink/a", b"tlink/a"), b"hi", 1, packet_id=1), MQTT_5_0)
 PUBACK = b"\x40\x02\x00\x01"
+DEFAULT_CLUSTER = {"cluster": "default"}
 SHUTTING_DOWN = b"\xe0\x01\x8b"
 
 
@@ -54,6 +55,7 @@ class Gateway(MemoryGateway):
 
     def __init__(self, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
         super().__init__(queue_bytes_max=settings.queue_bytes_max, md5_partitions=settings.md5_partitions)
+        self.unknown_topics = self.learned_topics = 0
         self.settings = settings
         self.stopped = False
         Gateway.latest = self
@@ -143,7 +145,54 @@ async def test_healthy_only_while_kafka_answers(make: Callable[..., Node]) -> No
     check = replica.checks()["kafka"]
     assert not check.ok
     assert "ssl_certfile" in str(check.detail)
-    assert b"mqk_kafka_fault 1.0" in replica.metrics.exposition()
+    assert b'mqk_kafka_fault{cluster="default"} 1.0' in replica.metrics.exposition()
+
+
+async def test_each_cluster_has_a_check_and_figures(make: Callable[..., Node]) -> None:
+    replica = make(kafka__clusters__backup__bootstrap_servers="b:9092", kafka__clusters__backup__partitions=3)
+    await replica.start()
+    backup = Gateway.latest
+    assert backup.settings.bootstrap_servers == ["b:9092"]
+    assert (backup.settings.partitions, backup.settings.client_id) == (3, "mqk-node-7")
+    assert replica.checks().keys() == {"kafka", "kafka.backup", "started", "safe"}
+    backup.ready = False
+    replica.clusters.problems["backup"] = ConfigError("kafka.clusters.backup.create_topics", "false")
+    checks = replica.checks()
+    assert (checks["kafka"].ok, checks["kafka.backup"].ok) == (True, False)
+    assert "problem" not in dict(checks["kafka"].detail)  # type: ignore[call-overload]
+    assert checks["kafka.backup"].detail == {
+        "bootstrap_servers": ["b:9092"],
+        "queued_bytes": 0,
+        "oldest_record_seconds": 0.0,
+        "congested": False,
+        "fault": None,
+        "problem": "kafka.clusters.backup.create_topics: false",
+    }
+    read = replica.metrics.registry.get_sample_value
+    assert [read("mqk_kafka_ready", {"cluster": name}) for name in ("default", "backup")] == [1, 0]
+
+
+async def test_relief_of_a_further_cluster_reaches_who_is_held_for_it(make: Callable[..., Node]) -> None:
+    replica = make(kafka__clusters__backup__bootstrap_servers="b:9092")
+    await replica.start()
+    backup = Gateway.latest
+    _, writer = await connect(replica)
+    [connection] = replica.listener.connections
+    backup.congested = True
+    connection.hold_for(backup)
+    backup.congested = False
+    backup.on_relief()
+    await until(lambda: replica.listener.held == 0, "the device goes on")
+    await replica.stop(0)
+    assert all(gateway.stopped for gateway in replica.clusters.gateways.values())  # type: ignore[attr-defined]
+    writer.close()
+
+
+async def test_dead_letters_have_a_topic_unless_they_are_off(make: Callable[..., Node]) -> None:
+    make()
+    assert Gateway.latest.settings.dead_letter_topic == "t_dead_letter"
+    make(routing__dead_letter=False)
+    assert Gateway.latest.settings.dead_letter_topic is None
 
 
 @pytest.mark.parametrize(
@@ -180,8 +229,8 @@ async def test_figures_are_read_when_they_are_asked_for(make: Callable[..., Node
     assert read("mqk_connections") == 1
     Gateway.latest.hold()
     writer.write(PUBLISH)
-    await until(lambda: read("mqk_kafka_queue_bytes"), "the queue")
-    assert read("mqk_kafka_ready") == 1
+    await until(lambda: read("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the queue")
+    assert read("mqk_kafka_ready", DEFAULT_CLUSTER) == 1
     assert (read("mqk_connections_held"), read("mqk_connections_refused_total")) == (0, 0)
     other, other_writer = await asyncio.open_connection("127.0.0.1", port_of(replica))
     assert await asyncio.wait_for(other.read(), 5) == b""
@@ -212,7 +261,9 @@ async def test_a_device_from_connect_to_shutdown(make: Callable[..., Node]) -> N
     reader, writer = await connect(replica)
     gateway.hold()
     writer.write(PUBLISH)
-    await until(lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes"), "the message waits")
+    await until(
+        lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the message waits"
+    )
     stopping = asyncio.create_task(replica.stop(10))
     gateway.release()
     await asyncio.wait_for(stopping, 5)
@@ -240,12 +291,30 @@ async def test_the_queue_has_a_second_when_there_was_no_time_to_drain(
     gateway = Gateway.latest
     gateway.hold()
     writer.write(PUBLISH)
-    await until(lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes"), "the message waits")
+    await until(
+        lambda: replica.metrics.registry.get_sample_value("mqk_kafka_queue_bytes", DEFAULT_CLUSTER), "the message waits"
+    )
     await asyncio.wait_for(replica.stop(0), 5)
     assert await asyncio.wait_for(reader.read(), 5) == SHUTTING_DOWN
     assert allowed == [1.0]
     assert gateway.stopped
     writer.close()
+
+
+@pytest.mark.parametrize(("given", "drained"), [(30.0, 27.0), (4.0, 2.0), (0.0, 0.0)])
+async def test_the_devices_leave_time_for_the_end(
+    make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, given: float, drained: float
+) -> None:
+    allowed = []
+
+    async def drain(_listener: object, _uplink: object, seconds: float) -> None:
+        allowed.append(seconds)
+
+    monkeypatch.setattr(node, "drain", drain)
+    replica = make()
+    await replica.start()
+    await replica.stop(given)
+    assert allowed == [drained]
 
 
 async def test_stop_before_start(make: Callable[..., Node]) -> None:

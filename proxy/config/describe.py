@@ -29,6 +29,10 @@ def _rows(table: Mapping[str, Any], tables: Mapping[str, Any], above: str) -> It
         if "$ref" in field:
             yield from _rows(_resolve(field, tables), tables, f"{key}.")
             continue
+        if "additionalProperties" in field:
+            yield Row(key, "tables by name", "none", "", field["description"])
+            yield from _rows(_resolve(field["additionalProperties"], tables), tables, f"{key}.NAME.")
+            continue
         default = json.dumps(field["default"]) if field.get("default") is not None else _no_default(name, table)
         yield Row(key, _type(field), default, _unit(name), field.get("description", ""))
         if "$ref" in field.get("items", {}):

@@ -20,7 +20,6 @@ ABSENT_KEYS: Final = frozenset(
         "node.workers",
         "node.slot_port_step",
         "kafka.internal_prefix",
-        "kafka.clusters",
         # Kerberos takes a system library and a ticket that another program keeps fresh.
         "kafka.client.sasl_kerberos_service_name",
         "kafka.client.sasl_kerberos_domain_name",
@@ -32,7 +31,6 @@ ABSENT_KEYS: Final = frozenset(
         "auth.bind_client_id",
         "acl",
         "routing.match",
-        "routing.dead_letter",
         "routing.allowed_topics",
         "routing.rules",
         "commands",
@@ -49,7 +47,13 @@ ABSENT_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "routing.unmatched": ("dead_letter",),
 }
 
+#: What is said of a setting of `[kafka]` is true of the same one of a further cluster.
+_FURTHER_CLUSTER: Final = re.compile(r"^kafka\.clusters\.[^.]+(?=\.)")
 _SECRET: Final = re.compile(r"password|secret|token(?!_endpoint)|credential|private")
+
+
+#: Where pydantic says that a name is wrong, not what has that name.
+_KEY: Final = "[key]"
 
 
 class ConfigErrors(ConfigError):
@@ -105,14 +109,21 @@ def _wording(detail: ErrorDetails) -> str:
 
 
 def _is_absent(detail: ErrorDetails) -> bool:
-    name = _name(detail["loc"])
+    name = _FURTHER_CLUSTER.sub("kafka", _name(detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return any(is_under(name, key) for key in ABSENT_KEYS)
     return detail["type"] == "literal_error" and detail["input"] in ABSENT_VALUES.get(name, ())
 
 
 def _suggestion(name: str) -> str:
-    nearest = difflib.get_close_matches(name, [*_names(Settings), *sorted(ABSENT_KEYS)], 1)
+    further = _FURTHER_CLUSTER.match(name)
+    known = [*_names(Settings), *sorted(ABSENT_KEYS)]
+    name = _FURTHER_CLUSTER.sub("kafka", name)
+    if name in known:
+        return "; it stands in [kafka], for all clusters"
+    nearest = difflib.get_close_matches(name, known, 1)
+    if further and nearest:
+        nearest[0] = nearest[0].replace("kafka", further[0], 1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
@@ -126,12 +137,13 @@ def _names(model: Any, above: str = "") -> Iterator[str]:
 
 def _name(loc: tuple[int | str, ...]) -> str:
     """`listeners.bind`: which setting it is."""
-    return ".".join(part for part in loc if isinstance(part, str))
+    return ".".join(part for part in loc if isinstance(part, str) and part != _KEY)
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:
     """`listeners[0].bind`: which value it is."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc if part != _KEY)
+    return "".join(parts).removeprefix(".")
 
 
 def is_under(key: str, above: str) -> bool:

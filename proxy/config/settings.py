@@ -68,6 +68,13 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _cluster_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name, re.ASCII) or name == "default":
+        raise ValueError('a cluster is named by 1 to 32 small letters, digits and hyphens, and not "default"')
+    return name
+
+
+ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "host:port"})]
 Server = Annotated[str, AfterValidator(_server), Field(json_schema_extra={"format": "host:port"})]
 Url = Annotated[str, AfterValidator(_http_url), Field(json_schema_extra={"format": "URL"})]
@@ -184,17 +191,13 @@ class KafkaClient(_Section):
         return found
 
 
-class Kafka(_Section):
+class KafkaCluster(_Section):
+    """What each cluster has."""
+
     bootstrap_servers: list[Server] = Field(
         default=["127.0.0.1:9092"],
         min_length=1,
         description="Brokers that are asked first; one that answers is enough.",
-    )
-    topic_prefix: str = Field(
-        default="tlink_device_",
-        max_length=200,
-        pattern=r"^[A-Za-z0-9._-]*$",
-        description="What every Kafka topic begins with.",
     )
     create_topics: bool = Field(
         default=True,
@@ -223,11 +226,6 @@ class Kafka(_Section):
     unsafe_idempotence: bool = Field(
         default=True, description="`false`: the client's own retries may store a record twice; shown in /healthz."
     )
-    headers: Annotated[list[Header], AfterValidator(_no_repetition)] = Field(
-        default=["mqtt.topic", "mqtt.clientid"],
-        description="Headers of every record. mqtt.retain, and mqtt.dup with mqtt.packet_id, come by themselves when "
-        "they say something.",
-    )
     client: KafkaClient = KafkaClient()
 
     @field_validator("replication_factor")
@@ -242,9 +240,34 @@ class Kafka(_Section):
     def _idempotence_needs_all(cls, idempotence: bool, info: ValidationInfo) -> bool:
         if idempotence and info.data.get("unsafe_acks", "all") != "all":
             raise ValueError(
-                'Kafka is idempotent only with kafka.unsafe_acks = "all"; to do without both, set this to false too'
+                'Kafka is idempotent only with unsafe_acks = "all"; to do without both, set this to false too'
             )
         return idempotence
+
+
+class FurtherCluster(KafkaCluster):
+    """Beside the first one."""
+
+    bootstrap_servers: list[Server] = Field(
+        min_length=1, description="Brokers that are asked first; one that answers is enough."
+    )
+
+
+class Kafka(KafkaCluster):
+    topic_prefix: str = Field(
+        default="tlink_device_",
+        max_length=200,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="What every Kafka topic begins with.",
+    )
+    headers: Annotated[list[Header], AfterValidator(_no_repetition)] = Field(
+        default=["mqtt.topic", "mqtt.clientid"],
+        description="Headers of every record. mqtt.retain, and mqtt.dup with mqtt.packet_id, come by themselves when "
+        "they say something.",
+    )
+    clusters: dict[ClusterName, FurtherCluster] = Field(
+        default={}, description="Further clusters by name. One that is down holds up nothing but what is meant for it."
+    )
 
 
 class Listener(_Section):
@@ -312,6 +335,11 @@ class Routing(_Section):
         default="drop",
         description="A publish that no rule takes: acknowledged and counted, or refused (5.0: 0x90; 3.1.1 cannot be "
         "told: acknowledged and counted).",
+    )
+    dead_letter: bool = Field(
+        default=True,
+        description="A record that Kafka can never store goes to the topic `${prefix}dead_letter` of its cluster, with "
+        "the cause in its headers, and is acknowledged; `false`: the device is told (3.1.1: acknowledged and counted).",
     )
     md5_partitions: int | None = Field(
         default=None,
@@ -395,14 +423,31 @@ class Settings(_Section):
         """`status.topic` with the prefix put in."""
         return self.status.topic.replace("${prefix}", self.kafka.topic_prefix)
 
+    def dead_letter_topic(self) -> str | None:
+        """Where records go that can never be stored; None: nowhere."""
+        return f"{self.kafka.topic_prefix}dead_letter" if self.routing.dead_letter else None
+
+    def clusters(self) -> dict[str, KafkaCluster]:
+        """All of them by the table that they stand in."""
+        return {"kafka": self.kafka, **{f"kafka.clusters.{name}": each for name, each in self.kafka.clusters.items()}}
+
+    def unsafe(self) -> list[str]:
+        """The settings that weaken the promise that an acknowledgement is."""
+        found = []
+        for section, cluster in self.clusters().items():
+            if cluster.unsafe_acks != "all":
+                found.append(f"{section}.unsafe_acks")
+            if not cluster.unsafe_idempotence:
+                found.append(f"{section}.unsafe_idempotence")
+        return found
+
     def warnings(self) -> list[str]:
         """What is allowed and deserves a second look; one sentence each."""
-        found = []
-        if self.kafka.unsafe_acks != "all":
-            found.append(f'kafka.unsafe_acks is "{self.kafka.unsafe_acks}": acknowledged records can be lost')
-        if not self.kafka.unsafe_idempotence:
-            found.append("kafka.unsafe_idempotence is false: retries can store a record twice")
-        found += [f"kafka.client.{warning}" for warning in self.kafka.client.warnings()]
+        meaning = {"unsafe_acks": 'is not "all": acknowledged records can be lost'}
+        meaning["unsafe_idempotence"] = "is false: retries can store a record twice"
+        found = [f"{key} {meaning[key.rpartition('.')[2]]}" for key in self.unsafe()]
+        for section, cluster in self.clusters().items():
+            found += [f"{section}.client.{warning}" for warning in cluster.client.warnings()]
         if (self.routing.md5_partitions or 0) > 256:
             found.append("routing.md5_partitions is above 256: one byte of MD5 reaches only the first 256 partitions")
         if self.routing.preset == "none":

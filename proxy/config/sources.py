@@ -120,6 +120,9 @@ def _annotation(keys: Sequence[str]) -> Any:
     """The type of the setting of that name; Any when there is none, which the models will say."""
     model: Any = Settings
     for name in keys:
+        if get_origin(model) is dict:
+            model = get_args(model)[1]
+            continue
         field = getattr(model, "model_fields", {}).get(name)
         if not field:
             return Any

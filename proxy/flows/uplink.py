@@ -104,7 +104,7 @@ class Uplink:
         """Why nobody may come in at the moment, whoever it is."""
         if self.draining:
             return ReasonCode.SERVER_UNAVAILABLE, "shutting down"
-        if not self.gateway.status().ready:
+        if not self.gateway.ready:
             return ReasonCode.SERVER_UNAVAILABLE, "kafka does not answer"
         if self.gateway.full:
             # Else devices that come and go would fill the queue with status records.

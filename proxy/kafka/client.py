@@ -8,60 +8,28 @@ after any failed batch, and the delivery deadline is ours. No other module touch
 import asyncio
 import logging
 import math
+import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka import errors as kafka_errors
+from aiokafka import AIOKafkaProducer
 
 from proxy import limits
 from proxy.clock import wall_ms
 from proxy.errors import ConfigError, GatewayError, Refusal
 from proxy.kafka.batches import BatchPace, Entry, PartitionQueue, md5_partition, settle_entries
-from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Recipient
-from proxy.kafka.producers import Producer, ProducerSlot
+from proxy.kafka.dead_letters import DeadLetters
+from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Partitioner, Recipient
+from proxy.kafka.partitions import PartitionWorker
+from proxy.kafka.producers import ProducerSlot
 from proxy.kafka.topics import UNREACHABLE, TopicDirectory
+from proxy.kafka.unknown import UnknownTopics
 from proxy.metrics import GatewayMetrics
 
 log = logging.getLogger(__name__)
-
-#: Kafka refused the batch, so nothing of it was written and never will be.
-_REFUSED: Final = {
-    kafka_errors.MessageSizeTooLargeError: Refusal.TOO_LARGE,
-    kafka_errors.RecordListTooLargeError: Refusal.TOO_LARGE,
-    kafka_errors.CorruptRecordException: Refusal.INVALID,
-    kafka_errors.InvalidTimestampError: Refusal.INVALID,
-    kafka_errors.PolicyViolationError: Refusal.INVALID,
-    kafka_errors.UnsupportedForMessageFormatError: Refusal.INVALID,
-    kafka_errors.TopicAuthorizationFailedError: Refusal.NOT_AUTHORIZED,
-    kafka_errors.ClusterAuthorizationFailedError: Refusal.NOT_AUTHORIZED,
-    kafka_errors.InvalidTopicError: Refusal.UNKNOWN_TOPIC,
-}
-#: Refusals that one record of a batch brings upon its neighbours: who it is is found one by one.
-_ONE_TO_BLAME: Final = (
-    kafka_errors.MessageSizeTooLargeError,
-    kafka_errors.RecordListTooLargeError,
-    kafka_errors.CorruptRecordException,
-    kafka_errors.InvalidTimestampError,
-)
-#: The producer lost its place in the sequence.
-_OUT_OF_SEQUENCE: Final = (
-    kafka_errors.OutOfOrderSequenceNumber,
-    kafka_errors.UnknownProducerId,
-    kafka_errors.InvalidProducerIdMapping,
-)
-#: Nothing of the batch was written, and it may go better through a new producer: tried once. The last is the answer on
-#: a connection whose token the broker does not believe.
-_ONCE_MORE: Final = (*_OUT_OF_SEQUENCE, kafka_errors.CorruptRecordException, kafka_errors.IllegalSaslStateError)
-#: `send_batch` could not take the batch, and the producer is none the worse for it. The last two are how aiokafka says
-#: that a partition or a topic has just vanished.
-_NOT_TAKEN: Final = (
-    kafka_errors.UnknownTopicOrPartitionError,
-    kafka_errors.KafkaTimeoutError,
-    AssertionError,
-    TypeError,
-)
 
 
 @dataclass(slots=True)
@@ -75,6 +43,8 @@ class GatewaySettings:
     acks: int | str = "all"
     idempotence: bool = True
     md5_partitions: int | None = None
+    #: Created at start with the others; None: no dead letters.
+    dead_letter_topic: str | None = None
     create_topics: bool = True
     partitions: int = 12
     replication_factor: int = 3
@@ -95,6 +65,8 @@ class AioKafkaGateway:
         self.full = False
         self.pace = BatchPace(limits.FREE_BATCHES_PER_SECOND, limits.FREE_BATCHES_BURST, limits.BATCH_TICK_SECONDS)
         self.on_relief: Callable[[], object] = lambda: None
+        topic = settings.dead_letter_topic
+        self.dead_letters = DeadLetters(self, topic, metrics.dead_letters) if topic else None
         self._queued_bytes = 0
         self._high_bytes = int(settings.queue_bytes_max * limits.HIGH_WATER)
         self._low_bytes = int(settings.queue_bytes_max * limits.LOW_WATER)
@@ -105,9 +77,17 @@ class AioKafkaGateway:
         self.directory = TopicDirectory(
             settings.bootstrap_servers, settings.client_id, settings.client, settings.client_table
         )
-        self._workers: dict[tuple[str, int], _PartitionWorker] = {}
+        self._workers: dict[tuple[str, int], PartitionWorker] = {}
         self._producers: dict[str, ProducerSlot] = {}
         self._withdrawn: set[Recipient] = set()
+        #: Records for topics that are not known come here first, and are handed on one by one.
+        self._unplaced = PartitionQueue(sys.maxsize)
+        self._unplaced.wake = partial(self.place_anew, self._unplaced)
+        self._unknown = UnknownTopics(int(settings.queue_bytes_max * limits.UNKNOWN_TOPICS_SHARE))
+        self._start_topics: frozenset[str] = frozenset()
+        #: Topics that no setting names, and when each was last written to.
+        self._learned: dict[str, float] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._last_answer = float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
         self._read_wall_clock()
@@ -116,6 +96,11 @@ class AioKafkaGateway:
 
     async def start(self, topics: Sequence[str]) -> None:
         settings, directory = self.settings, self.directory
+        if not self._tasks:
+            # The deadline holds for what waits for the start too.
+            self._tasks = [asyncio.create_task(self._every(limits.RETRY_SECONDS, self._watch))]
+        topics = [*topics, settings.dead_letter_topic] if settings.dead_letter_topic else topics
+        self._start_topics = frozenset(topics)
         while True:
             try:
                 await directory.connect()
@@ -132,17 +117,34 @@ class AioKafkaGateway:
                 fault = await directory.look_for_fault()
                 if fault:
                     raise fault from error
-                log.warning("kafka does not answer", extra={"error": repr(error), "fault": directory.fault})
+                log.warning("kafka does not answer", extra=directory.trouble(error))
                 await asyncio.sleep(limits.RETRY_SECONDS)
             except ConfigError:
                 await directory.close()
                 raise
         self.heard()
         self.generation += 1
-        self._tasks = [
+        self._tasks += [
             asyncio.create_task(self._every(limits.PROBE_SECONDS, self._probe)),
-            asyncio.create_task(self._every(limits.RETRY_SECONDS, self._watch)),
+            asyncio.create_task(self._every(limits.RETRY_SECONDS, self._learn)),
         ]
+
+    async def add_topics(self, topics: Sequence[str]) -> None:
+        settings = self.settings
+        try:
+            async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
+                await self.directory.ensure(
+                    topics,
+                    create=settings.create_topics,
+                    partitions=settings.partitions,
+                    replication_factor=settings.replication_factor,
+                )
+        except UNREACHABLE as error:
+            raise GatewayError(f"kafka does not answer: {error!r}") from error
+        self._start_topics |= set(topics)
+        for topic in topics:
+            self._learned.pop(topic, None)
+        self.generation += 1
 
     async def flush(self, timeout_seconds: float) -> int:
         self.drop_withdrawn()
@@ -161,19 +163,20 @@ class AioKafkaGateway:
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=limits.PRODUCER_STOP_SECONDS_MAX)
-        await asyncio.gather(*(slot.stop() for slot in set(self._producers.values())), self.directory.close())
+        slots = set(self._producers.values())
+        await asyncio.gather(*(slot.stop() for slot in slots), *self._leaving, self.directory.close())
 
     # ---- what the product calls ----
 
-    def destination(self, topic: str, key: bytes) -> Destination:
-        count = self.directory.partitions(topic)
-        partition = md5_partition(key, self.settings.md5_partitions or count)
-        if partition >= count:
-            raise GatewayError(f"topic {topic} has {count} partitions, no {partition}", Refusal.UNKNOWN_TOPIC)
-        return Destination(topic, partition, key, self.generation, self._worker(topic, partition).queue)
+    def destination(
+        self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
+    ) -> Destination:
+        destination = Destination(topic, -1, key, self.generation, self._unplaced, rule, partitioner)
+        self._place(destination)
+        return destination
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic has. Raises GatewayError: the topic is not known."""
+        """How many partitions a topic has; 0 when it is not known."""
         return self.directory.partitions(topic)
 
     def enqueue(
@@ -182,16 +185,19 @@ class AioKafkaGateway:
         queue = destination.queue
         size = destination.bytes + len(value)
         if size > queue.easy_bytes and not self.directory.fits(destination, value, headers):
-            too_large = GatewayError(f"record of {len(value)} bytes for {destination.topic}", Refusal.TOO_LARGE)
-            recipient.settle([token], too_large, 0.0)
+            self._refuse(destination, value, headers, recipient, token, _too_large(destination, value))
             return
         queue.entries.append((destination, value, headers, recipient, token, self.now(), size))
+        self._queued_bytes += size
         if queue.wake is not None:
             queue.wake()
-        self._queued_bytes += size
         if self._queued_bytes > self._high_bytes:
             self.congested = True
             self.full = self._queued_bytes > self.settings.queue_bytes_max
+
+    def fits(self, destination: Destination, value: bytes, headers: Headers) -> bool:
+        """Whether the topic takes this record, as far as is known."""
+        return self.directory.fits(destination, value, headers)
 
     def withdraw(self, recipient: Recipient) -> None:
         """Recipients are collected and their records taken out together, at the next look at the queues: at the latest
@@ -200,15 +206,30 @@ class AioKafkaGateway:
         if self._queued_bytes:
             self._withdrawn.add(recipient)
 
+    @property
+    def ready(self) -> bool:
+        return self.now() - self._last_answer < limits.KAFKA_SILENCE_SECONDS_MAX
+
     def status(self) -> GatewayStatus:
         now = self.now()
+        ages = [worker.age(now) for worker in self._workers.values()]
         return GatewayStatus(
-            ready=now - self._last_answer < limits.KAFKA_SILENCE_SECONDS_MAX,
+            ready=self.ready,
             queued_bytes=self._queued_bytes,
-            oldest_age_seconds=max((worker.age(now) for worker in self._workers.values()), default=0.0),
+            oldest_age_seconds=max([now - (self._unknown.oldest or now), *ages]),
             above_high_water=self.congested,
             fault=self.directory.fault,
         )
+
+    @property
+    def unknown_topics(self) -> int:
+        """Topics for which records wait although Kafka does not have them, or has not said so."""
+        return len(self._unknown)
+
+    @property
+    def learned_topics(self) -> int:
+        """Topics in use that no setting names."""
+        return len(self._learned)
 
     # ---- what the partition workers call ----
 
@@ -221,12 +242,16 @@ class AioKafkaGateway:
         if self._withdrawn:
             for worker in list(self._workers.values()):
                 self.forget(worker.withdraw(self._withdrawn))
+            self.forget(self._unknown.withdraw(self._withdrawn))
             self._withdrawn.clear()
 
     def settle(self, entries: list[Entry], error: GatewayError | None) -> None:
-        """Tells everyone who waits for one of these records."""
-        for bug in settle_entries(entries, error, self.now()):
-            log.error("a recipient failed", exc_info=bug)
+        """Tells everyone who waits for one of these records; what can never be stored becomes a dead letter."""
+        if error is not None and error.refusal is not None and self.dead_letters is not None:
+            for destination, value, headers, recipient, token, _, _ in entries:
+                self._refuse(destination, value, headers, recipient, token, error)
+        else:
+            self._tell(entries, error)
         self.forget(entries)
 
     def forget(self, entries: list[Entry]) -> None:
@@ -238,16 +263,79 @@ class AioKafkaGateway:
                 self.congested = False
                 self.on_relief()
 
+    def place_anew(self, queue: PartitionQueue) -> None:
+        """Hands on what came to this queue although nobody sends from it: the topic is not known, or was let go."""
+        entries, queue.entries = queue.entries, deque()
+        for entry in entries:
+            entry[0].partition, entry[0].queue = -1, self._unplaced
+            self._place_entry(entry)
+
     # ---- inside ----
 
     def _unsettled(self) -> int:
-        return sum(worker.unsettled for worker in self._workers.values())
+        return sum(worker.unsettled for worker in self._workers.values()) + self._unknown.records
 
-    def _worker(self, topic: str, partition: int) -> "_PartitionWorker":
+    def _tell(self, entries: list[Entry], error: GatewayError | None) -> None:
+        for bug in settle_entries(entries, error, self.now()):
+            log.error("a recipient failed", exc_info=bug)
+
+    def _refuse(
+        self,
+        destination: Destination,
+        value: bytes,
+        headers: Headers,
+        recipient: Recipient,
+        token: int,
+        error: GatewayError,
+    ) -> None:
+        """Makes a dead letter of a record. When that is refused too, its recipient is told why it was one."""
+        if self.dead_letters is not None and destination.refusal is None:
+            self.dead_letters.bury(
+                destination.key, value, headers, recipient, token,
+                cause=str(error.refusal), rule=destination.rule, topic=destination.topic, error=error,
+            )  # fmt: skip
+            return
+        if destination.refusal is not None:
+            log.error("dead letter refused", extra={"topic": destination.topic, "error": str(error)})
+        told = destination.refusal or error
+        self._tell([(destination, value, headers, recipient, token, self.now(), 0)], told)
+
+    def _place(self, destination: Destination) -> None:
+        """Gives a destination its partition and queue if its topic is known. Raises GatewayError: no such partition."""
+        topic, key, partitioner = destination.topic, destination.key, destination.partitioner
+        count = self.directory.partitions(topic)
+        if not count or topic in self._unknown:
+            return
+        if partitioner is None:
+            partition = md5_partition(key, self.settings.md5_partitions or count)
+        else:
+            partition = partitioner(key, count)
+        if not 0 <= partition < count:
+            raise GatewayError(f"topic {topic} has {count} partitions, no {partition}", Refusal.UNKNOWN_TOPIC)
+        destination.partition = partition
+        destination.queue = self._worker(topic, partition).queue
+
+    def _place_entry(self, entry: Entry) -> None:
+        destination, value, headers, *_, size = entry
+        try:
+            self._place(destination)
+            if destination.partition < 0:
+                self._unknown.add(entry)
+                return
+            if size > destination.queue.easy_bytes and not self.directory.fits(destination, value, headers):
+                raise _too_large(destination, value)
+        except GatewayError as error:
+            self.settle([entry], error)
+            return
+        destination.queue.entries.append(entry)
+        if destination.queue.wake is not None:
+            destination.queue.wake()
+
+    def _worker(self, topic: str, partition: int) -> "PartitionWorker":
         worker = self._workers.get((topic, partition))
         if worker is None:
             queue = PartitionQueue(self.directory.easy_bytes(topic))
-            worker = _PartitionWorker(self, topic, partition, self._producer_slot(topic), queue)
+            worker = PartitionWorker(self, topic, partition, self._producer_slot(topic), queue)
             self._workers[topic, partition] = worker
         return worker
 
@@ -258,6 +346,8 @@ class AioKafkaGateway:
             slots = list(dict.fromkeys(self._producers.values()))
             few = len(slots) < limits.PRODUCERS_MAX
             slot = ProducerSlot(self._make_producer) if few else slots[len(self._producers) % len(slots)]
+            if any(self.directory.batch_bytes(topic) < self.directory.batch_bytes(other) for other in slot.topics):
+                slot.renew()
             slot.topics.append(topic)
             self._producers[topic] = slot
         return slot
@@ -311,6 +401,62 @@ class AioKafkaGateway:
                     # The topic was made anew with fewer partitions. Sent again, these find the one of their key.
                     gone = GatewayError(f"topic {worker.topic} has no partition {worker.partition} any more")
                     self.settle(worker.take_overdue(math.inf), gone)
+        self._let_go_idle()
+
+    async def _learn(self) -> None:
+        """Asks Kafka for the topics that records wait for."""
+        await self._unknown.wanted.wait()
+        names = self._unknown.names
+        there = await self.directory.learn(names)
+        if there is None:
+            return
+        self._unknown.deny(set(names) - there, "does not exist, or may not be seen")
+        for topic in sorted(there):
+            if self._make_room_for(topic):
+                for entry in self._unknown.release(topic):
+                    self._place_entry(entry)
+            else:
+                self.directory.forget(topic)
+                self._unknown.deny([topic], f"is one more than the {limits.LEARNED_TOPICS_MAX} that can be in use")
+
+    def _make_room_for(self, topic: str) -> bool:
+        """Counts a topic among the learned ones, if there is room or one of them has nothing to do."""
+        if topic not in self._start_topics and topic not in self._learned:
+            if len(self._learned) >= limits.LEARNED_TOPICS_MAX:
+                self._let_go(self._idle_topics()[:1])
+            if len(self._learned) >= limits.LEARNED_TOPICS_MAX:
+                return False
+            self._learned[topic] = self.now()
+        return True
+
+    def _idle_topics(self) -> list[str]:
+        """Learned topics that nothing waits for, that which was not written to for longest first."""
+        busy = set()
+        for worker in self._workers.values():
+            if worker.topic in self._learned:
+                self._learned[worker.topic] = max(self._learned[worker.topic], worker.used_at)
+                if not worker.idle:
+                    busy.add(worker.topic)
+        return sorted(self._learned.keys() - busy, key=self._learned.__getitem__)
+
+    def _let_go_idle(self) -> None:
+        since = self.now() - limits.LEARNED_TOPIC_IDLE_SECONDS
+        self._let_go([topic for topic in self._idle_topics() if self._learned[topic] < since])
+
+    def _let_go(self, topics: list[str]) -> None:
+        """Ends what serves these topics. Who still has a destination there is served: it is learned again."""
+        for place, worker in list(self._workers.items()):
+            if worker.topic in topics:
+                worker.retire()
+                del self._workers[place]
+        for topic in topics:
+            slot = self._producers.pop(topic, None)
+            if slot is not None and slot.leave(topic):
+                task = asyncio.create_task(slot.stop())
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+            del self._learned[topic]
+            self.directory.forget(topic)
 
     async def _watch(self) -> None:
         """Enforces the delivery deadline and forgets what was withdrawn."""
@@ -323,195 +469,14 @@ class AioKafkaGateway:
                 self.metrics.overdue.inc(len(late))
                 refusal = Refusal.UNKNOWN_TOPIC if worker.topic in self.directory.missing else None
                 self.settle(late, GatewayError(f"not delivered to {worker.topic} in time", refusal))
+        for error, late in self._unknown.take_overdue(overdue):
+            self.metrics.overdue.inc(len(late))
+            self.settle(late, error)
 
     def _read_wall_clock(self) -> None:
         """Again and again, because it may be set while the other one goes on."""
         self.wall_offset_ms = wall_ms() - self.now() * 1000
 
 
-class _PartitionWorker:
-    """Sends the records of one partition: one batch in flight, while it flies the next one gathers."""
-
-    def __init__(
-        self, gateway: AioKafkaGateway, topic: str, partition: int, producers: ProducerSlot, queue: PartitionQueue
-    ) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.queue = queue
-        self._gateway = gateway
-        self._producers = producers
-        #: The records of the batch that is on its way, without those that have been told that it is late.
-        self._in_flight: list[Entry] = []
-        #: How many of that batch have been told.
-        self._told_late = 0
-        #: Whose connection has closed since that batch left.
-        self._withdrawn: set[Recipient] = set()
-        #: So many records go one by one, to find out which of them Kafka refuses.
-        self._singly = 0
-        #: The records at the head have been sent again after a producer had lost its place.
-        self._resent = False
-        self.task = asyncio.create_task(self._run(), name=f"{topic}-{partition}")
-
-    @property
-    def unsettled(self) -> int:
-        return len(self.queue) + len(self._in_flight)
-
-    def withdraw(self, recipients: set[Recipient]) -> list[Entry]:
-        """Takes out what belongs to these recipients. What is on its way cannot be called back, but should it come back
-        by itself it is not sent again.
-        """
-        self._withdrawn.update(entry[3] for entry in self._in_flight if entry[3] in recipients)
-        return self.queue.remove(recipients)
-
-    def age(self, now: float) -> float:
-        """Seconds that the oldest unsettled record has waited."""
-        oldest = self._in_flight[0][5] if self._in_flight else self.queue.oldest
-        return now - oldest if oldest is not None else 0.0
-
-    def take_overdue(self, when: float) -> list[Entry]:
-        """What was taken before `when`. A batch in flight cannot be called back: it keeps its slot, and what it becomes
-        is told to nobody.
-        """
-        late = [entry for entry in self._in_flight if entry[5] < when]
-        del self._in_flight[: len(late)]
-        self._told_late += len(late)
-        return late + self.queue.take_older_than(when)
-
-    async def _run(self) -> None:
-        while True:
-            if not self.queue:
-                await self._something_to_send()
-            try:
-                await self._send_next()
-            except Exception:
-                # A bug, or a way to fail that is not known yet: the partition must live on, so the record at the head,
-                # which may be the cause, goes too.
-                log.exception("partition worker failed", extra={"topic": self.topic, "partition": self.partition})
-                self._gateway.settle(self._land() + self.queue.take_head(), GatewayError("internal error"))
-                await asyncio.sleep(limits.RETRY_SECONDS)
-
-    async def _something_to_send(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def wake() -> None:
-            self.queue.wake = None
-            if not waiter.done():  # It is when the gateway has stopped.
-                waiter.set_result(None)
-
-        self.queue.wake = wake
-        await waiter
-
-    async def _send_next(self) -> None:
-        delay = self._gateway.pace.delay(self._gateway.now())
-        if delay:
-            await asyncio.sleep(delay)
-        producer = await self._producers.get()
-        try:
-            await self._send_batch(producer)
-        except Exception:
-            producer.retired = True
-            raise
-        finally:
-            self._producers.done_with(producer)
-
-    async def _send_batch(self, producer: Producer) -> None:
-        if not self._has_leader(producer):
-            await asyncio.sleep(limits.RETRY_SECONDS)
-            return
-        self._gateway.drop_withdrawn()
-        builder = self._fill(producer.client)
-        if not self._in_flight:
-            return
-        try:
-            future = await producer.client.send_batch(builder, self.topic, partition=self.partition)
-        except kafka_errors.TopicAuthorizationFailedError as error:
-            self._batch_failed(error)
-        except (kafka_errors.KafkaError, AssertionError, TypeError) as error:
-            await self._offer_again(producer, error)
-        else:
-            await self._settle_batch(producer, future)
-        finally:
-            self._told_late = 0
-            self._withdrawn.clear()
-
-    def _has_leader(self, producer: Producer) -> bool:
-        """Without a leader aiokafka would ask for metadata without pause, and a partition that it has not heard of yet
-        it would refuse. Topics that it does not know are left to `send_batch`, which asks for them.
-        """
-        cluster = producer.client.client.cluster
-        if cluster.partitions_for_topic(self.topic) is None:
-            return True
-        if cluster.leader_for_partition(TopicPartition(self.topic, self.partition)) in {None, -1}:
-            producer.client.client.force_metadata_update()
-            return False
-        return True
-
-    def _fill(self, client: AIOKafkaProducer) -> Any:
-        builder = client.create_batch()
-        most = 1 if self._singly else limits.BATCH_RECORDS_MAX
-        self.queue.move(self._in_flight, builder.append, self._gateway.wall_offset_ms, most)
-        return builder
-
-    async def _settle_batch(self, producer: Producer, future: "asyncio.Future[Any]") -> None:
-        gateway = self._gateway
-        try:
-            await future
-        except Exception as error:
-            producer.retired = True
-            self._batch_failed(error)
-        else:
-            gateway.heard()
-            landed = self._land()
-            gateway.metrics.batches.inc()
-            gateway.metrics.records.inc(len(landed) + self._told_late)
-            gateway.metrics.late.inc(self._told_late)
-            self._went_through()
-            gateway.settle(landed, None)
-
-    def _went_through(self) -> None:
-        """The records at the head are settled, in whatever way."""
-        self._resent = False
-        self._singly = max(0, self._singly - 1)
-
-    def _batch_failed(self, error: Exception) -> None:
-        """aiokafka gives up a batch only for good; what it can retry it retries in place."""
-        gateway = self._gateway
-        gateway.metrics.failed_batches.labels(type(error).__name__).inc()
-        # Out of sequence although the last batch went well: the cluster no longer has it.
-        lossy = isinstance(error, _OUT_OF_SEQUENCE)
-        log.error(
-            "batch out of sequence: kafka may have lost acknowledged records" if lossy else "batch failed",
-            extra={"topic": self.topic, "partition": self.partition, "error": repr(error)},
-        )
-        landed = self._land()
-        refusal = _REFUSED.get(type(error))
-        if isinstance(error, _ONCE_MORE) and not self._resent:
-            self._resent = True
-            self._put_back(landed)
-        elif isinstance(error, _ONE_TO_BLAME) and len(landed) + self._told_late > 1:
-            gateway.directory.forget_limits()
-            self._singly = len(landed)
-            self._put_back(landed)
-        else:
-            self._went_through()
-            said = f"{self.topic}: {error!r}" if refusal else f"{self.topic}: outcome unknown: {error!r}"
-            gateway.settle(landed, GatewayError(said, refusal))
-
-    async def _offer_again(self, producer: Producer, error: Exception) -> None:
-        """`send_batch` itself refused: nothing was handed over, so the records go back and are offered again."""
-        self._put_back(self._land())
-        log.warning("batch not taken", extra={"topic": self.topic, "partition": self.partition, "error": repr(error)})
-        if not isinstance(error, _NOT_TAKEN):
-            producer.retired = True
-        await asyncio.sleep(limits.RETRY_SECONDS)
-
-    def _put_back(self, landed: list[Entry]) -> None:
-        """What was certainly not written is first in the queue again, unless it was withdrawn meanwhile."""
-        if self._withdrawn:
-            self._gateway.forget([entry for entry in landed if entry[3] in self._withdrawn])
-            landed = [entry for entry in landed if entry[3] not in self._withdrawn]
-        self.queue.put_back(landed)
-
-    def _land(self) -> list[Entry]:
-        landed, self._in_flight = self._in_flight, []
-        return landed
+def _too_large(destination: Destination, value: bytes) -> GatewayError:
+    return GatewayError(f"record of {len(value)} bytes for {destination.topic}", Refusal.TOO_LARGE)

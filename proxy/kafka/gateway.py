@@ -9,6 +9,10 @@ from proxy.errors import GatewayError
 
 if TYPE_CHECKING:
     from proxy.kafka.batches import PartitionQueue
+    from proxy.kafka.dead_letters import DeadLetters
+
+#: Which partition a key goes to, out of so many. Another number than one of those refuses the record.
+Partitioner = Callable[[bytes, int], int]
 
 #: A list because aiokafka takes nothing else.
 Headers = list[tuple[str, bytes]]
@@ -25,12 +29,31 @@ class Recipient(Protocol):
 class Destination:
     """Where the records of one key go. Made once by the gateway, used for each record."""
 
-    __slots__ = ("bytes", "generation", "key", "partition", "queue", "topic")
+    __slots__ = (
+        "bytes", "cause", "generation", "key", "partition", "partitioner", "queue", "refusal", "rule", "topic"
+    )  # fmt: skip
 
-    def __init__(self, topic: str, partition: int, key: bytes, generation: int, queue: "PartitionQueue") -> None:
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        generation: int,
+        queue: "PartitionQueue",
+        rule: str = "",
+        partitioner: Partitioner | None = None,
+    ) -> None:
         self.topic = topic
+        #: The gateway sets this and the queue anew when it learns where the topic is; below 0 while it has not.
         self.partition = partition
         self.key = key
+        #: Which rule chose the topic; a dead letter names it.
+        self.rule = rule
+        self.partitioner = partitioner
+        #: Of a dead letter: why it is one, which is told when it is refused too.
+        self.refusal: GatewayError | None = None
+        #: Of a dead letter: `refusal` in one word.
+        self.cause = ""
         #: The gateway's when this was made; once that has moved on, ask for a new destination.
         self.generation = generation
         self.queue = queue
@@ -40,8 +63,8 @@ class Destination:
 
 @dataclass(slots=True)
 class GatewayStatus:
-    """`ready`: Kafka answered lately. Bytes count the records and their bookkeeping. `fault`: the setting that keeps
-    new connections out of the cluster, and why.
+    """`ready` is the gateway's. Bytes count the records and their bookkeeping. `fault`: the setting that keeps new
+    connections out of the cluster, and why.
     """
 
     ready: bool
@@ -62,13 +85,25 @@ class KafkaGateway(Protocol):
     full: bool
     #: Called when the queue has fallen below its low-water mark after it was above the high one.
     on_relief: Callable[[], object]
+    #: Where records go that can never be stored; None: their recipients are told of the refusal.
+    dead_letters: "DeadLetters | None"
 
     async def start(self, topics: Sequence[str]) -> None:
         """Returns once Kafka has answered and every topic is there. Raises ConfigError: a topic is missing."""
         ...
 
-    def destination(self, topic: str, key: bytes) -> Destination:
-        """Where records with this key go. Raises GatewayError: the topic or its partition does not exist."""
+    async def add_topics(self, topics: Sequence[str]) -> None:
+        """As `start` does, for topics that are written to from now on. Raises ConfigError: one is missing;
+        GatewayError: Kafka does not answer.
+        """
+        ...
+
+    def destination(
+        self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
+    ) -> Destination:
+        """Where records with this key go; without a partitioner as MD5 says. Raises GatewayError: the topic has no such
+        partition. Records for a topic that is not known wait until it is, and are refused when that takes too long.
+        """
         ...
 
     def enqueue(
@@ -85,7 +120,14 @@ class KafkaGateway(Protocol):
         """
         ...
 
-    def status(self) -> GatewayStatus: ...
+    @property
+    def ready(self) -> bool:
+        """Kafka answered lately."""
+        ...
+
+    def status(self) -> GatewayStatus:
+        """Looks at every partition in use."""
+        ...
 
     async def flush(self, timeout_seconds: float) -> int:
         """Waits until everything is settled; the number of records that are not when the time is over."""

@@ -100,6 +100,20 @@ class ProducerSlot:
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
 
+    def renew(self) -> None:
+        """The next batch goes through a new producer: what the present one was made for has changed."""
+        current = self._current
+        if current is not None and not current.retired:
+            current.retired = True
+            # As if it had been used, so that it is stopped now if nobody has it.
+            current.users += 1
+            self.done_with(current)
+
+    def leave(self, topic: str) -> bool:
+        """Nobody writes to this topic any more; True when it was the last one."""
+        self.topics.remove(topic)
+        return not self.topics
+
     async def stop(self) -> None:
         """Stops what is left, bounded in time. Nobody uses it any more."""
         if self._current is not None and not self._current.retired:

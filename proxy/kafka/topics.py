@@ -8,10 +8,11 @@ from typing import Any, Final
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.metadata import MetadataRequest
 
 from proxy import limits
 from proxy.clock import monotonic
-from proxy.errors import ConfigError, GatewayError, Refusal
+from proxy.errors import ConfigError
 from proxy.kafka.faults import find_fault
 from proxy.kafka.gateway import Destination, Headers
 
@@ -29,11 +30,12 @@ _BLAMED: Final = {
 
 
 class TopicDirectory:
-    """Partitions and size limit of each topic in use, read at start and kept fresh."""
+    """Partitions and size limit of each topic in use, read at start or when it is first written to, and kept fresh."""
 
     def __init__(
         self, bootstrap_servers: list[str], client_id: str, client: dict[str, Any], client_table: str = "kafka.client"
     ) -> None:
+        self.bootstrap_servers = bootstrap_servers
         self._client_table = client_table
         self._options = {
             "bootstrap_servers": bootstrap_servers,
@@ -53,11 +55,8 @@ class TopicDirectory:
         self.fault: str | None = None
 
     def partitions(self, topic: str) -> int:
-        """Raises GatewayError: no such topic was asked for at start."""
-        try:
-            return self._partitions[topic]
-        except KeyError:
-            raise GatewayError(f"topic {topic} is not known", Refusal.UNKNOWN_TOPIC) from None
+        """0 when nothing is known of the topic."""
+        return self._partitions.get(topic, 0)
 
     def easy_bytes(self, topic: str) -> int:
         """A record that counts no more than this fits, however long its headers (topic name, client id) are."""
@@ -91,6 +90,10 @@ class TopicDirectory:
         self.fault = str(error) if error else None
         return error if found and found.final else None
 
+    def trouble(self, error: BaseException) -> dict[str, object]:
+        """What the log says of a cluster that does not answer."""
+        return {"error": repr(error), "brokers": self.bootstrap_servers, "fault": self.fault}
+
     async def close(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
@@ -114,9 +117,9 @@ class TopicDirectory:
             raise ConfigError("kafka.create_topics", f"false, and topics are missing; create them with\n{commands}")
         if missing:
             await self._create(missing, partitions, replication_factor)
-        self._partitions = dict.fromkeys(topics, 0)
+        self._partitions = dict.fromkeys(topics, 0) | self._partitions
         hidden = await self._read_partitions()
-        while not all(self._partitions.values()) and not hidden:
+        while not all(self._partitions[topic] for topic in topics) and not hidden:
             # A new topic is listed a moment before it has partitions.
             await asyncio.sleep(limits.TOPIC_CREATION_POLL_SECONDS)
             hidden = await self._read_partitions()
@@ -124,7 +127,27 @@ class TopicDirectory:
             named = ", ".join(sorted(hidden))
             raise ConfigError(self._client_table, f"these credentials may not describe topics {named}")
         self.changed = False
-        await self._read_limits()
+        await self._refresh_limits()
+
+    async def learn(self, topics: Sequence[str]) -> set[str] | None:
+        """Which of these are there; from now on they are known. None when the cluster does not answer."""
+        try:
+            async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
+                there = {each["topic"]: len(each["partitions"]) for each in await self._describe(topics)}
+                fresh = {topic: count for topic, count in there.items() if count and topic not in self._partitions}
+                bytes_max = await self._read_limits(sorted(fresh))
+        except UNREACHABLE as error:
+            log.warning("kafka does not answer", extra=self.trouble(error))
+            return None
+        self._bytes_max |= bytes_max
+        self._partitions |= fresh
+        return {topic for topic in topics if self.partitions(topic)}
+
+    def forget(self, topic: str) -> None:
+        """Nobody writes to this topic any more."""
+        self._partitions.pop(topic, None)
+        self._bytes_max.pop(topic, None)
+        self.missing.discard(topic)
 
     async def refresh(self) -> bool:
         """Reads everything again; False when the cluster does not answer."""
@@ -133,10 +156,10 @@ class TopicDirectory:
                 await self._read_partitions()
             if monotonic() - self._limits_read_at > limits.TOPIC_REFRESH_SECONDS:
                 async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
-                    await self._read_limits()
+                    await self._refresh_limits()
         except UNREACHABLE as error:
             await self.look_for_fault()
-            log.warning("kafka does not answer", extra={"error": repr(error), "fault": self.fault})
+            log.warning("kafka does not answer", extra=self.trouble(error))
             return False
         return True
 
@@ -164,8 +187,10 @@ class TopicDirectory:
     async def _read_partitions(self) -> list[str]:
         """Returns the topics that Kafka does not let us see; what is known of them stays as it is."""
         hidden = []
-        for description in await self._admin.describe_topics(list(self._partitions)):
+        for description in await self._describe(list(self._partitions)):
             topic, count = description["topic"], len(description["partitions"])
+            if topic not in self._partitions:
+                continue  # It was forgotten meanwhile.
             error = kafka_errors.for_code(description["error_code"])
             if error is kafka_errors.TopicAuthorizationFailedError:
                 hidden.append(topic)
@@ -175,23 +200,35 @@ class TopicDirectory:
                     self.missing.add(topic)
             elif count:
                 self.missing.discard(topic)
-                self.changed |= self._partitions[topic] != count
+                self.changed |= self._partitions[topic] not in {0, count}
                 self._partitions[topic] = count
         return hidden
 
-    async def _read_limits(self) -> None:
+    async def _describe(self, topics: Sequence[str]) -> list[dict[str, Any]]:
+        """As the admin client's `describe_topics`, which lets the cluster create what it is asked for by name."""
+        request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+        response = await self._admin._send_request(request)
+        described: list[dict[str, Any]] = response.to_object()["topics"]
+        return described
+
+    async def _refresh_limits(self) -> None:
+        bytes_max = await self._read_limits(list(self._partitions))
+        # Some may have been forgotten meanwhile.
+        self._bytes_max |= {topic: most for topic, most in bytes_max.items() if topic in self._partitions}
+        self._limits_read_at = monotonic()
+
+    async def _read_limits(self, topics: list[str]) -> dict[str, int]:
         """max.message.bytes of each topic; a cluster that cannot say is taken to have Kafka's default."""
-        resources = [
-            ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None}) for topic in self._partitions
-        ]
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None}) for topic in topics]
         try:
             responses = await self._admin.describe_configs(resources)
         except kafka_errors.IncompatibleBrokerVersion:
             log.info("cluster does not tell max.message.bytes")
             responses = []
+        found = {}
         for response in responses:
             for code, _, _, topic, entries in response.resources:
                 values = [int(entry[1]) for entry in entries if entry[0] == "max.message.bytes"]
                 if values and not code:
-                    self._bytes_max[topic] = values[0]
-        self._limits_read_at = monotonic()
+                    found[topic] = values[0]
+        return found

@@ -11,7 +11,7 @@ from proxy.session.events import Event
 from proxy.session.protocol import ServerProtocol
 
 if TYPE_CHECKING:
-    from proxy.net.listener import Listener
+    from proxy.net.listener import Congestion, Listener
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class MqttConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         listener = self._listener
         if listener.congestion.congested:
-            listener.hold(self)
+            listener.hold(self, listener.congestion)
         try:
             self._dispatch(self.protocol.receive_data(data, listener.now()))
         except Exception:
@@ -109,6 +109,13 @@ class MqttConnection(asyncio.Protocol):
         elif self.protocol.next_deadline <= now:
             self.protocol.tick(now)
             self.flush()
+
+    def hold_for(self, congestion: "Congestion") -> None:
+        """This connection has sent to a further Kafka cluster whose queue is congested: no PUBLISH is taken from it
+        until there is room. The congestion of the first cluster concerns everybody, and is seen before reading.
+        """
+        if not self._ended:
+            self._listener.hold(self, congestion)
 
     def resume(self) -> None:
         """Back-pressure is over for this connection."""

@@ -1,12 +1,14 @@
 """The connections of one replica: accepts them, ticks their deadlines, gathers their writes, holds them back.
 
 Back-pressure is here in one place: while Kafka's queue is congested every connection that sends is held, and when it
-is relieved they go on, a few in each turn of the event loop.
+is relieved they go on, a few in each turn of the event loop. The queue of a further Kafka cluster holds only those that
+send to it.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from proxy import limits
@@ -45,7 +47,8 @@ class Listener:
         self.now = self._loop.time
         self._servers: list[asyncio.Server] = []
         self._to_flush: list[MqttConnection] = []
-        self._held: dict[MqttConnection, None] = {}
+        #: Longest held first, and whose congestion it is that holds each.
+        self._held: dict[MqttConnection, Congestion] = {}
         self._ticker: asyncio.Task[None] | None = None
 
     async def listen(self, host: str, port: int) -> int:
@@ -99,27 +102,34 @@ class Listener:
             self._loop.call_soon(self._flush)
         self._to_flush.append(connection)
 
-    def hold(self, connection: MqttConnection) -> None:
-        """This connection sends while the queue is congested."""
+    def hold(self, connection: MqttConnection, congestion: Congestion) -> None:
+        """This connection sends to a queue that is congested."""
         if connection not in self._held:
-            self._held[connection] = None
+            self._held[connection] = congestion
             connection.protocol.hold()
 
     def release(self, connection: MqttConnection) -> None:
         self._held.pop(connection, None)
 
     def relieve(self) -> None:
-        """The queue has room: the connections that were held go on, longest held first, until it is congested again."""
-        for _ in range(min(limits.RESUMES_PER_TURN_MAX, len(self._held))):
+        """Some queue has room: the connections that it held go on, longest held first, until it is congested again."""
+        waiting = (connection for connection, congestion in self._held.items() if not congestion.congested)
+        relieved = list(islice(waiting, limits.RESUMES_PER_TURN_MAX))
+        for connection in relieved:
+            # One that went on may have filled the queue again, or ended another connection.
+            congestion = self._held.get(connection)
+            if congestion is None or congestion.congested:
+                continue
             if self.congestion.congested:
-                return
-            connection = next(iter(self._held))
+                # A further cluster held it. What holds everybody takes over.
+                self._held[connection] = self.congestion
+                continue
             del self._held[connection]
             try:
                 connection.resume()
             except Exception:
                 connection.fail()
-        if self._held:
+        if len(relieved) == limits.RESUMES_PER_TURN_MAX:
             self._loop.call_soon(self.relieve)
 
     @property

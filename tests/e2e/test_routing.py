@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.e2e.conftest import StartProxy
+from tests.kafka.conftest import set_message_bytes_max
 from tests.support.device import Device
 from tests.support.kafka_broker import KafkaBroker, Record
 from tests.support.proxy import ProxyProcess
@@ -177,9 +178,30 @@ def test_md5_partitions_is_the_count_in_the_hash(start_proxy: StartProxy, kafka:
     assert set(found.values()) == {0, 1, 2}
 
 
-def test_what_the_topic_is_too_small_for_is_refused(start_proxy: StartProxy, kafka: KafkaBroker) -> None:
+def test_what_the_topic_is_too_small_for_becomes_a_dead_letter(start_proxy: StartProxy, kafka: KafkaBroker) -> None:
+    proxy = start_proxy({"kafka.topic_prefix": "poison_"})
+    fat = random.randbytes(50_000)
+    set_message_bytes_max(kafka, "poison_msg", 20_000)
+    for version in (5, 4):
+        with Device(proxy.port, version) as device:
+            device.connect("wide")
+            for value in (b"before", fat, b"behind"):
+                assert device.publish_acknowledged("tlink/a", value) == SUCCESS
+    assert [record.value for record in kafka.read("poison_msg")] == [b"before", b"behind"] * 2
+    for letter in kafka.read("poison_dead_letter"):
+        assert (letter.key, letter.value) == (b"tlink/a", fat)
+        headers = dict(letter.headers)
+        assert headers["mqtt.clientid"] == b"wide"
+        assert (headers["mqk.cause"], headers["mqk.topic"]) == (b"too_large", b"poison_msg")
+    assert proxy.metric('mqk_dead_letters_total{cause="too_large"}') == 2
+    assert proxy.metric('mqk_publishes_total{qos="1",result="stored"}') == 6
+
+
+def test_what_the_topic_is_too_small_for_is_refused_without_dead_letters(
+    start_proxy: StartProxy, kafka: KafkaBroker
+) -> None:
     kafka.create_topic("narrow_msg", config={"max.message.bytes": "20000"})
-    proxy = start_proxy({"kafka.topic_prefix": "narrow_"})
+    proxy = start_proxy({"kafka.topic_prefix": "narrow_", "routing.dead_letter": False})
     for version, reason_code in ((5, QUOTA_EXCEEDED), (4, SUCCESS)):
         with Device(proxy.port, version) as device:
             device.connect("wide")
@@ -187,3 +209,4 @@ def test_what_the_topic_is_too_small_for_is_refused(start_proxy: StartProxy, kaf
             assert device.publish_acknowledged("tlink/a", b"fits") == SUCCESS
     assert [record.value for record in kafka.read("narrow_msg")] == [b"fits", b"fits"]
     assert proxy.metric('mqk_publishes_total{qos="1",result="refused"}') == 2
+    assert "narrow_dead_letter" not in kafka.topics()

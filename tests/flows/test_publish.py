@@ -7,7 +7,7 @@ import pytest
 
 from proxy.errors import GatewayError, Refusal
 from proxy.kafka.batches import md5_partition
-from proxy.kafka.gateway import Destination
+from proxy.kafka.gateway import Destination, Partitioner
 from proxy.mqtt.encode import encode_packet
 from proxy.mqtt.packets import (
     MQTT_3_1_1,
@@ -49,9 +49,9 @@ def destinations(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> list[str]
     asked = []
     destination = replica.gateway.destination
 
-    def ask(topic: str, key: bytes) -> Destination:
+    def ask(topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = "") -> Destination:
         asked.append(topic)
-        return destination(topic, key)
+        return destination(topic, key, partitioner, rule)
 
     monkeypatch.setattr(replica.gateway, "destination", ask)
     return asked

@@ -10,9 +10,12 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 from prometheus_client import CollectorRegistry
 
+from proxy import limits
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
+from proxy.kafka.dead_letters import DeadLetters
 from proxy.kafka.gateway import KafkaGateway
-from proxy.metrics import GatewayMetrics
+from proxy.metrics import GatewayMetrics, KafkaCounters
+from tests.kafka.fake_aiokafka import FakeKafka
 from tests.support.kafka_broker import VERSIONS, KafkaBroker, Record
 from tests.support.memory_gateway import MemoryGateway
 
@@ -27,7 +30,7 @@ def gateway_settings(broker: KafkaBroker, **settings: Any) -> GatewaySettings:
 
 
 def new_gateway(settings: GatewaySettings) -> AioKafkaGateway:
-    return AioKafkaGateway(settings, GatewayMetrics(CollectorRegistry()))
+    return AioKafkaGateway(settings, GatewayMetrics(KafkaCounters(CollectorRegistry()), "default"))
 
 
 @dataclass
@@ -38,8 +41,12 @@ class Cluster:
     #: All records of a topic as they are there now, by partition and offset. It blocks.
     read: Callable[[str], list[Record]]
     add_partitions: Callable[[str, int], None]
+    #: Creates a topic that the gateway was not told of.
+    add_topic: Callable[[str, int], None]
 
 
+#: Topics that exist with their partitions, topics that do not, and settings.
+StartGateway = Callable[..., Awaitable[AioKafkaGateway]]
 #: Topics by name with their partitions, and settings of the gateway.
 StartCluster = Callable[..., Awaitable[Cluster]]
 
@@ -51,14 +58,21 @@ async def start_cluster(request: pytest.FixtureRequest) -> AsyncIterator[StartCl
 
     async def start(topics: Mapping[str, int], **settings: Any) -> Cluster:
         if request.param == "memory":
+            dead_letter_topic = settings.pop("dead_letter_topic", None)
             memory = MemoryGateway(topics, **settings)
-            cluster = Cluster(memory, memory.stored, memory.add_partitions)
+            if dead_letter_topic:
+                counter = KafkaCounters(CollectorRegistry()).dead_letters
+                memory.dead_letters = DeadLetters(memory, dead_letter_topic, counter)
+                memory.add_topic(dead_letter_topic, 1)
+            cluster = Cluster(memory, memory.stored, memory.add_partitions, memory.add_topic)
         else:
             broker = request.getfixturevalue("kafka_of_version")(request.param)
             for topic, partitions in topics.items():
                 broker.create_topic(topic, partitions)
-            gateway = new_gateway(gateway_settings(broker, **settings))
-            cluster = Cluster(gateway, broker.read, lambda *wanted: add_partitions(broker, *wanted))
+            gateway = new_gateway(gateway_settings(broker, **{"partitions": 1, **settings}))
+            cluster = Cluster(
+                gateway, broker.read, lambda *wanted: add_partitions(broker, *wanted), broker.create_topic
+            )
         gateways.append(cluster.gateway)
         await cluster.gateway.start(list(topics))
         return cluster
@@ -96,3 +110,49 @@ async def until(condition: Callable[[], bool], what: str, timeout_seconds: float
                 await asyncio.sleep(0.01)
     except TimeoutError:
         pytest.fail(f"not after {timeout_seconds:g} s: {what}")
+
+
+# ---- the real gateway on a scripted client library ----
+
+
+class Clock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
+    for pause in ("RETRY_SECONDS", "PROBE_SECONDS", "PRODUCER_REPLACE_SECONDS_MIN", "TOPIC_CREATION_POLL_SECONDS"):
+        monkeypatch.setattr(limits, pause, 0.01)
+    fake = FakeKafka()
+    fake.install(monkeypatch)
+    return fake
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def start_gateway(fake: FakeKafka, clock: Clock) -> AsyncIterator[StartGateway]:
+    gateways = []
+
+    async def start(topics: Mapping[str, int], *missing: str, **settings: Any) -> AioKafkaGateway:
+        fake.topics.update(topics)
+        gateway = new_gateway(GatewaySettings(["kafka:9092"], "tests", **settings))
+        gateway.now = clock
+        gateways.append(gateway)
+        await gateway.start([*topics, *missing])
+        return gateway
+
+    yield start
+    for gateway in gateways:
+        await gateway.stop()
+    assert all(producer.stopped for producer in fake.producers)
+    assert all(admin.closed for admin in fake.admins)

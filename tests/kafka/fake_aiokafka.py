@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
+from aiokafka.protocol.metadata import MetadataRequest
 from prometheus_client import Counter
 
 from proxy.kafka import client, topics
@@ -184,9 +185,10 @@ class FakeAdmin:
         await self._answer()
         return list(self._kafka.topics)
 
-    async def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
+    async def _send_request(self, request: MetadataRequest) -> Any:
         await self._answer()
-        return [self._describe(name) for name in names]
+        described = [self._describe(name) for name in request._topics or []]
+        return SimpleNamespace(to_object=lambda: {"topics": described})
 
     async def create_topics(self, wanted: list[Any]) -> Any:
         await self._answer()

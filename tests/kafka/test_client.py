@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -10,59 +9,14 @@ from aiokafka import errors as kafka_errors
 
 from proxy import limits
 from proxy.errors import ConfigError, GatewayError, Refusal
-from proxy.kafka.client import AioKafkaGateway, GatewaySettings
+from proxy.kafka.client import AioKafkaGateway
 from proxy.kafka.gateway import Recipient
-from tests.kafka.conftest import new_gateway, until
+from tests.kafka.conftest import Clock, StartGateway, until
 from tests.kafka.fake_aiokafka import FakeKafka, told
 from tests.kafka.outcomes import Outcomes, send
 
 #: Keys of the partitions 0 and 1 of a topic that has two: MD5 ends in 7e and 61.
 KEY_0, KEY_1 = b"", b"a"
-#: Topics that exist with their partitions, topics that do not, and settings.
-StartGateway = Callable[..., Awaitable[AioKafkaGateway]]
-
-
-class Clock:
-    """Stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
-    for pause in ("RETRY_SECONDS", "PROBE_SECONDS", "PRODUCER_REPLACE_SECONDS_MIN", "TOPIC_CREATION_POLL_SECONDS"):
-        monkeypatch.setattr(limits, pause, 0.01)
-    fake = FakeKafka()
-    fake.install(monkeypatch)
-    return fake
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def start_gateway(fake: FakeKafka, clock: Clock) -> AsyncIterator[StartGateway]:
-    gateways = []
-
-    async def start(topics: Mapping[str, int], *missing: str, **settings: Any) -> AioKafkaGateway:
-        fake.topics.update(topics)
-        gateway = new_gateway(GatewaySettings(["kafka:9092"], "tests", **settings))
-        gateway.now = clock
-        gateways.append(gateway)
-        await gateway.start([*topics, *missing])
-        return gateway
-
-    yield start
-    for gateway in gateways:
-        await gateway.stop()
-    assert all(producer.stopped for producer in fake.producers)
-    assert all(admin.closed for admin in fake.admins)
 
 
 async def settled(gateway: AioKafkaGateway) -> None:
@@ -261,7 +215,7 @@ async def test_any_other_failure_leaves_the_outcome_unknown(
     assert outcomes.errors[1].retriable
     assert fake.values("up") == [b"3"]
     assert [producer.stopped for producer in fake.producers] == [True, False]
-    assert told(gateway.metrics.failed_batches.labels(type(error).__name__)) == 1
+    assert told(gateway.metrics.failed(type(error).__name__)) == 1
 
 
 async def test_a_record_that_cannot_be_packed_is_given_up_and_the_partition_lives_on(

@@ -201,7 +201,36 @@ async def test_records_beside_one_that_kafka_refuses_are_stored_in_order(
     assert sorted(outcomes.order) == list(range(8))
     assert [record.value for record in await read(broker, topic)] == [b"0", b"1", b"2", b"4", b"5", b"7"]
     # All of the batch, then the culprit alone: the last one did not get that far.
-    assert told(gateway.metrics.failed_batches.labels("MessageSizeTooLargeError")) == 2
+    assert told(gateway.metrics.failed("MessageSizeTooLargeError")) == 2
+
+
+async def test_a_poison_record_costs_its_neighbours_nothing(
+    broker: KafkaBroker, start_gateway: StartGateway, topic: str
+) -> None:
+    dead = f"{topic}-dead"
+    gateway, outcomes = await start_gateway({}, dead_letter_topic=dead), Outcomes()
+    broker.create_topic(topic, 1, {"max.message.bytes": "20000"})
+    await gateway.add_topics([topic])
+    # Kafka takes less than the gateway believes, so that it is Kafka which refuses.
+    gateway.directory._bytes_max[topic] = 1_048_588
+    destination = gateway.destination(topic, b"key", None, "a rule")
+    poison = {7, 8, 30}
+    for token in range(60):
+        value = b"%d" % token + bytes(50_000) * (token in poison)
+        gateway.enqueue(destination, value, [], outcomes, token)
+    assert await gateway.flush(60) == 0
+    assert sorted(outcomes.stored) == sorted(outcomes.order) == list(range(60))
+    neighbours = [token for token in range(60) if token not in poison]
+    assert [token for token in outcomes.order if token not in poison] == neighbours
+    assert [int(record.value or b"") for record in await read(broker, topic)] == neighbours
+    letters = await read(broker, dead)
+    assert {int((letter.value or b"").rstrip(b"\0")) for letter in letters} == poison
+    assert len(letters) == len(poison)
+    for letter in letters:
+        headers = dict(letter.headers)
+        assert (letter.key, headers["mqk.cause"], headers["mqk.rule"]) == (b"key", b"too_large", b"a rule")
+        assert b"MessageSizeTooLarge" in (headers["mqk.error"] or b"")
+    assert told(gateway.metrics.dead_letters.labels("too_large")) == len(poison)
 
 
 async def test_producers_replaced_under_load_keep_the_order(
@@ -218,7 +247,7 @@ async def test_producers_replaced_under_load_keep_the_order(
             await until(lambda: len(fat.order) > token, "the fat record is refused")  # noqa: B023 - waited for at once
         await load.flows(100)
     assert [error and error.refusal for error in fat.errors.values()] == [Refusal.TOO_LARGE] * 3
-    assert told(gateway.metrics.failed_batches.labels("MessageSizeTooLargeError")) >= 4
+    assert told(gateway.metrics.failed("MessageSizeTooLargeError")) >= 4
     assert load.verdict(await read(broker, topic)) == {}
 
 

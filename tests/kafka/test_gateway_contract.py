@@ -144,11 +144,123 @@ async def test_md5_can_count_other_partitions_than_there_are(start_cluster: Star
     assert error.value.refusal is Refusal.UNKNOWN_TOPIC
 
 
-async def test_an_unknown_topic_is_named(start_cluster: StartCluster, topic: str) -> None:
+async def test_a_partitioner_decides_instead_of_md5(start_cluster: StartCluster, topic: str) -> None:
+    cluster = await start_cluster({topic: 3}, md5_partitions=7)
+    asked: list[tuple[bytes, int]] = []
+
+    def last(key: bytes, partitions: int) -> int:
+        asked.append((key, partitions))
+        return partitions - 1
+
+    assert place(cluster.gateway.destination(topic, b"a", last, "rule")) == (topic, 2, b"a")
+    assert cluster.gateway.destination(topic, b"a", last, "rule").rule == "rule"
+    assert asked == [(b"a", 3)] * 2
+    for wrong in (-1, 3):
+        with pytest.raises(GatewayError, match=f"topic {topic} has 3 partitions, no {wrong}") as error:
+            cluster.gateway.destination(topic, b"a", lambda key, partitions: wrong)  # noqa: B023 - asked at once
+        assert error.value.refusal is Refusal.UNKNOWN_TOPIC
+
+
+# ---- topics that are not known ----
+
+
+async def test_records_for_a_topic_that_is_not_there_wait_for_it_in_order(
+    start_cluster: StartCluster, topic: str
+) -> None:
     cluster = await start_cluster({topic: 1})
-    with pytest.raises(GatewayError, match="topic nowhere is not known") as error:
-        cluster.gateway.destination("nowhere", b"key")
-    assert error.value.refusal is Refusal.UNKNOWN_TOPIC
+    new, outcomes, neighbours = f"{topic}-new", Outcomes(), Outcomes()
+    early = cluster.gateway.destination(new, b"key")
+    unused = cluster.gateway.destination(new, b"key")
+    for token in range(5):
+        cluster.gateway.enqueue(early, b"%d" % token, [], outcomes, token)
+        send(cluster.gateway, new, b"key", outcomes, [100 + token])
+        send(cluster.gateway, topic, b"key", neighbours, [token])
+    await until(lambda: neighbours.stored == [0, 1, 2, 3, 4], "others are stored")
+    assert await cluster.gateway.flush(0) == 10
+    assert outcomes.order == []
+    waiting = 10 * (len(b"key") + limits.RECORD_OVERHEAD_BYTES) + 5 * len(b"0") + 5 * len(b"100")
+    assert cluster.gateway.status().queued_bytes == waiting
+    cluster.add_topic(new, 2)
+    await until(lambda: len(outcomes.order) == 10, "what waited is stored")
+    for token, destination in ((5, early), (6, unused), (7, early)):
+        cluster.gateway.enqueue(destination, b"%d" % token, [], outcomes, token)
+    assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
+    expected = [number for token in range(5) for number in (token, 100 + token)] + [5, 6, 7]
+    assert outcomes.stored == expected
+    assert [int(record.value or b"") for record in cluster.read(new)] == expected
+
+
+async def test_what_waits_for_a_topic_can_be_withdrawn(start_cluster: StartCluster, topic: str) -> None:
+    cluster = await start_cluster({topic: 1})
+    new, gone, stays = f"{topic}-new", Outcomes(), Outcomes()
+    send(cluster.gateway, new, b"key", gone, [1, 2])
+    send(cluster.gateway, new, b"key", stays, [3])
+    cluster.gateway.withdraw(gone)
+    cluster.add_topic(new, 1)
+    assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
+    assert (gone.order, stays.stored) == ([], [3])
+    assert [record.value for record in cluster.read(new)] == [b"3"]
+    assert cluster.gateway.status().queued_bytes == 0
+
+
+# ---- dead letters ----
+
+
+async def test_a_record_that_can_never_be_stored_becomes_a_dead_letter(start_cluster: StartCluster, topic: str) -> None:
+    dead = f"{topic}-dead"
+    cluster = await start_cluster({topic: 1}, dead_letter_topic=dead)
+    outcomes = Outcomes()
+    destination = cluster.gateway.destination(topic, b"key", None, "a rule")
+    fat = bytes(range(256)) * 5_000
+    send(cluster.gateway, topic, b"key", outcomes, [1])
+    cluster.gateway.enqueue(destination, fat, [("mqtt.topic", b"t")], outcomes, 2)
+    send(cluster.gateway, topic, b"key", outcomes, [3])
+    assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
+    assert outcomes.errors == {1: None, 2: None, 3: None}
+    assert sorted(outcomes.order) == [1, 2, 3]
+    assert [record.value for record in cluster.read(topic)] == [b"1", b"3"]
+    [letter] = cluster.read(dead)
+    # Too large for this topic too.
+    assert (letter.key, letter.value) == (b"key", fat[:65_536])
+    first, cause, rule, meant_for, (error, said), cut = letter.headers
+    assert first == ("mqtt.topic", b"t")
+    assert (cause, rule) == (("mqk.cause", b"too_large"), ("mqk.rule", b"a rule"))
+    assert (meant_for, cut) == (("mqk.topic", topic.encode()), ("mqk.value_bytes", b"1280000"))
+    assert error == "mqk.error"
+    assert said
+
+
+async def test_somebody_else_can_bury_a_record(start_cluster: StartCluster, topic: str) -> None:
+    dead = f"{topic}-dead"
+    cluster = await start_cluster({topic: 1}, dead_letter_topic=dead)
+    outcomes = Outcomes()
+    letters = cluster.gateway.dead_letters
+    assert letters is not None
+    headers = [("mqtt.topic", b"t")]
+    letters.bury(b"key", b"value", headers, outcomes, 1, cause="bad_topic", rule="r", topic="a/b")
+    assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
+    assert outcomes.stored == [1]
+    [letter] = cluster.read(dead)
+    assert (letter.key, letter.value) == (b"key", b"value")
+    assert letter.headers == [
+        ("mqtt.topic", b"t"), ("mqk.cause", b"bad_topic"), ("mqk.rule", b"r"), ("mqk.topic", b"a/b"),
+        ("mqk.error", b"a/b: bad_topic"),
+    ]  # fmt: skip
+    assert headers == [("mqtt.topic", b"t")]
+
+
+async def test_a_dead_letter_that_is_refused_too_tells_why_it_was_one(start_cluster: StartCluster, topic: str) -> None:
+    cluster = await start_cluster({topic: 1}, dead_letter_topic=f"{topic}-dead")
+    outcomes = Outcomes()
+    destination = cluster.gateway.destination(topic, bytes(1_100_000))
+    cluster.gateway.enqueue(destination, b"fits nowhere, for its key", [], outcomes, 1)
+    assert await cluster.gateway.flush(FLUSH_SECONDS) == 0
+    refused = outcomes.errors[1]
+    assert refused is not None
+    assert refused.refusal is Refusal.TOO_LARGE
+    assert outcomes.order == [1]
+    assert cluster.gateway.status().queued_bytes == 0
+    assert cluster.read(f"{topic}-dead") == []
 
 
 async def test_what_is_withdrawn_is_neither_stored_nor_settled(start_cluster: StartCluster, topic: str) -> None:

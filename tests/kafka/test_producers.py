@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from proxy import limits
 from proxy.kafka.client import GatewaySettings
@@ -68,6 +69,7 @@ async def test_aiokafka_has_what_we_reach_into() -> None:
     assert callable(as_it_comes.client.bootstrap)
     assert as_it_comes.client.cluster.brokers() == set()
     await as_it_comes.stop()
+    assert callable(AIOKafkaAdminClient._send_request)
 
 
 async def test_a_producer_is_made_as_the_promise_needs_it() -> None:

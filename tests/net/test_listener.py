@@ -12,7 +12,7 @@ from proxy.mqtt.encode import PINGRESP, encode_packet
 from proxy.mqtt.packets import MQTT_3_1_1, Connect, Pingreq, Publish
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
-from tests.net.harness import Net
+from tests.net.harness import Congestion, Net
 from tests.support.fakes import FakeTransport, break_session, turn, until
 
 CONNECT = encode_packet(Connect(MQTT_3_1_1, "device"), MQTT_3_1_1)
@@ -151,6 +151,80 @@ async def test_a_bug_while_one_goes_on_does_not_hold_the_others_for_ever(
     await turn()
     assert broken_transport.aborted
     assert published(net)[-3:] == [b"2", b"3", b"4"]
+
+
+# ---- back-pressure of a further cluster ----
+
+
+def hold_for(net: Net, count: int, cluster: Congestion) -> list[tuple[MqttConnection, FakeTransport]]:
+    """Connections that have sent a message to a further cluster that is congested, and then one more each."""
+    attached = [net.attach() for _ in range(count)]
+    for number, (connection, _) in enumerate(attached):
+        connection.data_received(CONNECT)
+        connection.hold_for(cluster)
+        connection.data_received(publish(b"%d" % number))
+    return attached
+
+
+async def test_a_congested_further_cluster_holds_only_who_sends_to_it(net: Net) -> None:
+    cluster = Congestion()
+    cluster.congested = True
+    other, _ = net.attach()
+    other.data_received(CONNECT)
+    hold_for(net, 2, cluster)
+    other.data_received(publish(b"other"))
+    assert published(net) == [b"other"]
+    assert net.listener.held == 2
+    net.listener.relieve()
+    assert net.listener.held == 2
+    cluster.congested = False
+    net.listener.relieve()
+    assert published(net) == [b"other", b"0", b"1"]
+    assert net.listener.held == 0
+
+
+async def test_relief_of_one_cluster_lets_nobody_go_who_waits_for_another(net: Net) -> None:
+    one, two = Congestion(), Congestion()
+    one.congested = two.congested = True
+    hold_for(net, 2, one)
+    hold_for(net, 1, two)
+    two.congested = False
+    net.listener.relieve()
+    assert (published(net), net.listener.held) == ([b"0"], 2)
+    one.congested = False
+    net.listener.relieve()
+    assert (len(published(net)), net.listener.held) == (3, 0)
+
+
+async def test_who_was_held_for_a_further_cluster_stays_held_while_nobody_may_send(net: Net) -> None:
+    cluster = Congestion()
+    cluster.congested = net.congestion.congested = True
+    hold_for(net, 1, cluster)
+    cluster.congested = False
+    net.listener.relieve()
+    assert (published(net), net.listener.held) == ([], 1)
+    net.congestion.congested = False
+    net.listener.relieve()
+    assert (published(net), net.listener.held) == ([b"0"], 0)
+
+
+async def test_one_that_goes_on_may_end_another(net: Net) -> None:
+    hold(net, 2)
+    first, second = net.handlers
+    first.on_publish = lambda _: net.listener.forget(second.connection)  # type: ignore[method-assign]
+    net.congestion.congested = False
+    net.listener.relieve()
+    assert (published(net), net.listener.held) == ([], 0)
+
+
+async def test_who_has_left_is_not_held(net: Net) -> None:
+    cluster = Congestion()
+    cluster.congested = True
+    connection, _ = net.attach()
+    connection.data_received(CONNECT)
+    connection.connection_lost(None)
+    connection.hold_for(cluster)
+    assert net.listener.held == 0
 
 
 # ---- on real sockets ----

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from proxy import limits
 from proxy.errors import GatewayError, Refusal
 from proxy.kafka.batches import Entry, PartitionQueue, md5_partition, settle_entries
-from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Recipient
+from proxy.kafka.dead_letters import DeadLetters
+from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Partitioner, Recipient
 from tests.support.kafka_broker import Record
 
 #: Partitions of a topic unless it is told otherwise.
@@ -46,7 +47,11 @@ class MemoryGateway:
         self.congested = False
         self.full = False
         self.on_relief: Callable[[], object] = lambda: None
+        #: A test that wants dead letters puts `DeadLetters(gateway, topic, counter)` here.
+        self.dead_letters: DeadLetters | None = None
         self._partitions = dict(topics or {})
+        #: Records for topics that are not there.
+        self._unknown: dict[str, PartitionQueue] = {}
         self._md5_partitions = md5_partitions
         self._loop = asyncio.get_running_loop()
         self._queue = PartitionQueue(easy_bytes=0)  # One for all partitions: the order is that of the calls.
@@ -71,6 +76,15 @@ class MemoryGateway:
         self._partitions[topic] = partitions
         self.generation += 1
 
+    def add_topic(self, topic: str, partitions: int = PARTITIONS) -> None:
+        """The topic is there now, and takes what has waited for it."""
+        self._partitions[topic] = partitions
+        for destination, value, headers, recipient, token, _, size in self._unknown.pop(
+            topic, PartitionQueue(0)
+        ).entries:
+            self._count(-size)
+            self.enqueue(destination, value, headers, recipient, token)
+
     def stored(self, topic: str) -> list[Record]:
         """The records of a topic by partition and offset."""
         return [record for (name, _), records in sorted(self.log.items()) if name == topic for record in records]
@@ -81,30 +95,45 @@ class MemoryGateway:
         for topic in topics:
             self._partitions.setdefault(topic, PARTITIONS)
 
-    def destination(self, topic: str, key: bytes) -> Destination:
-        count = self._partitions.get(topic)
-        if count is None:
-            raise GatewayError(f"topic {topic} is not known", Refusal.UNKNOWN_TOPIC)
-        partition = md5_partition(key, self._md5_partitions or count)
-        if partition >= count:
-            raise GatewayError(f"topic {topic} has {count} partitions, no {partition}", Refusal.UNKNOWN_TOPIC)
-        return Destination(topic, partition, key, self.generation, self._queue)
+    async def add_topics(self, topics: Sequence[str]) -> None:
+        await self.start(topics)
+        self.generation += 1
+
+    def destination(
+        self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
+    ) -> Destination:
+        destination = Destination(topic, -1, key, self.generation, self._queue, rule, partitioner)
+        self._place(destination)
+        return destination
 
     def enqueue(
         self, destination: Destination, value: bytes, headers: Headers, recipient: Recipient, token: int
     ) -> None:
-        record_bytes = len(value) + len(destination.key) + sum(len(name) + len(content) for name, content in headers)
-        if record_bytes > self.record_bytes_max:
-            recipient.settle([token], GatewayError("too large", Refusal.TOO_LARGE), 0.0)
-            return
         size = destination.bytes + len(value)
-        self._queue.entries.append((destination, value, headers, recipient, token, self._loop.time(), size))
+        entry = (destination, value, headers, recipient, token, self._loop.time(), size)
+        try:
+            if destination.partition < 0:
+                self._place(destination)
+            if not self.fits(destination, value, headers):
+                raise GatewayError("too large", Refusal.TOO_LARGE)
+        except GatewayError as error:
+            self._refuse(entry, error)
+            return
         self._count(size)
+        if destination.partition < 0:
+            self._unknown.setdefault(destination.topic, PartitionQueue(0)).entries.append(entry)
+            return
+        self._queue.entries.append(entry)
         if self._turn is None and not self._held:
             self._turn = self._loop.call_later(self.delay_seconds, self._take_turn)
 
+    def fits(self, destination: Destination, value: bytes, headers: Headers) -> bool:
+        record_bytes = len(value) + len(destination.key) + sum(len(name) + len(content) for name, content in headers)
+        return record_bytes <= self.record_bytes_max
+
     def withdraw(self, recipient: Recipient) -> None:
-        self._count(-sum(entry[6] for entry in self._queue.remove({recipient})))
+        for queue in (self._queue, *self._unknown.values()):
+            self._count(-sum(entry[6] for entry in queue.remove({recipient})))
 
     def status(self) -> GatewayStatus:
         oldest = self._queue.oldest
@@ -113,9 +142,9 @@ class MemoryGateway:
 
     async def flush(self, timeout_seconds: float) -> int:
         deadline = self._loop.time() + timeout_seconds
-        while self._queue and self._loop.time() < deadline:  # noqa: ASYNC110 - as the real one does
+        while self._unsettled() and self._loop.time() < deadline:  # noqa: ASYNC110 - as the real one does
             await asyncio.sleep(limits.FLUSH_POLL_SECONDS)
-        return len(self._queue)
+        return self._unsettled()
 
     async def stop(self) -> None:
         if self._turn is not None:
@@ -133,8 +162,36 @@ class MemoryGateway:
         if self.error is None:
             for entry in taken:
                 self._store(entry)
-        self.bugs += settle_entries(taken, self.error, self._loop.time())
+        if self.error is not None and self.error.refusal is not None and self.dead_letters is not None:
+            for entry in taken:
+                self._refuse(entry, self.error)
+        else:
+            self.bugs += settle_entries(taken, self.error, self._loop.time())
         self._count(-sum(entry[6] for entry in taken))
+
+    def _refuse(self, entry: Entry, error: GatewayError) -> None:
+        """As the real one: to the dead letters, unless there are none or it is one."""
+        destination, value, headers, recipient, token, _, _ = entry
+        if self.dead_letters is None or destination.refusal is not None:
+            self.bugs += settle_entries([entry], destination.refusal or error, self._loop.time())
+            return
+        cause, rule, topic = str(error.refusal), destination.rule, destination.topic
+        self.dead_letters.bury(
+            destination.key, value, headers, recipient, token, cause=cause, rule=rule, topic=topic, error=error
+        )
+
+    def _place(self, destination: Destination) -> None:
+        topic, key, partitioner = destination.topic, destination.key, destination.partitioner
+        count = self._partitions.get(topic)
+        if count is None:
+            return
+        partition = partitioner(key, count) if partitioner else md5_partition(key, self._md5_partitions or count)
+        if not 0 <= partition < count:
+            raise GatewayError(f"topic {topic} has {count} partitions, no {partition}", Refusal.UNKNOWN_TOPIC)
+        destination.partition = partition
+
+    def _unsettled(self) -> int:
+        return len(self._queue) + sum(map(len, self._unknown.values()))
 
     def _store(self, entry: Entry) -> None:
         destination, value, headers, _, _, taken_at, _ = entry

@@ -149,7 +149,7 @@ def _look(proxy: ProxyProcess, probes: dict[str, Device], began: float, seen: Se
         seen.unhealthy_after_seconds = passed
     assert healthy == (seen.unhealthy_after_seconds is None), "healthy again while Kafka is away"
     seen.usage.append(_usage(proxy))
-    seen.queue_bytes.append(proxy.metric("mqk_kafka_queue_bytes"))
+    seen.queue_bytes.append(proxy.metric('mqk_kafka_queue_bytes{cluster="default"}'))
     seen.connections.add(proxy.metric("mqk_connections"))
     if passed > LAST_ANSWERS_SECONDS:
         seen.stored.add(proxy.metric('mqk_publishes_total{qos="1",result="stored"}'))

@@ -180,7 +180,9 @@ def _can_bind(port: int) -> bool:
 def _threads_stopped(pid: int) -> bool:
     states = set()
     for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # A thread that has just ended stands still too.
+        with contextlib.suppress(
+            FileNotFoundError, ProcessLookupError
+        ):  # A thread that has just ended stands still too.
             # The name, in brackets, may hold anything; the state follows it.
             states.add(stat.read_text().rpartition(")")[2].split()[0])
     return states == {"T"}

@@ -21,7 +21,7 @@ from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
 from proxy.flows.uplink import Client, Uplink, UplinkSettings
 from proxy.kafka.batches import Entry, PartitionQueue, settle_entries
-from proxy.kafka.gateway import Destination, Headers, Recipient
+from proxy.kafka.gateway import Destination, Headers, Partitioner, Recipient
 from proxy.metrics import Metrics
 from proxy.mqtt.packets import Publish
 from proxy.mqtt.topics import TopicName
@@ -95,10 +95,12 @@ class SimulatedGateway(MemoryGateway):
         self._queues: dict[tuple[str, int], PartitionQueue] = {}
         self._in_flight: set[tuple[str, int]] = set()
 
-    def destination(self, topic: str, key: bytes) -> Destination:
-        found = super().destination(topic, key)
-        queue = self._queues.setdefault((topic, found.partition), PartitionQueue(easy_bytes=0))
-        return Destination(topic, found.partition, key, self.generation, queue)
+    def destination(
+        self, topic: str, key: bytes, partitioner: Partitioner | None = None, rule: str = ""
+    ) -> Destination:
+        found = super().destination(topic, key, partitioner, rule)
+        found.queue = self._queues.setdefault((topic, found.partition), PartitionQueue(easy_bytes=0))
+        return found
 
     def enqueue(
         self, destination: Destination, value: bytes, headers: Headers, recipient: Recipient, token: int

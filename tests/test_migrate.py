@@ -103,11 +103,11 @@ def test_what_cannot_be_used_is_named(text: str, message: str) -> None:
 def test_every_problem_is_said_with_the_line_that_it_comes_from() -> None:
     with pytest.raises(ConfigErrors) as raised:
         migrate("kafka.payloadtopic = a b\nkafka.partition = 20000", NAME)
-    assert [problem.partition("[")[2] for problem in str(raised.value).splitlines()] == [
+    assert {problem.partition("[")[2] for problem in str(raised.value).splitlines()} == {
         f"{NAME}: kafka.payloadtopic]",
         f"{NAME}: kafka.partition: of topics that are missing]",
         f"{NAME}: kafka.partition: the count in the hash]",
-    ]
+    }
 
 
 def test_the_page_names_reasons_that_there_are() -> None:

@@ -15,7 +15,7 @@ from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics
-from tests.kafka.conftest import until
+from tests.kafka.conftest import new_gateway, until
 from tests.kafka.outcomes import Outcomes, send
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.secure_kafka import PASSWORD, REAUTHENTICATION_MS, WAYS, SecureKafka
@@ -248,7 +248,7 @@ async def test_batches_are_compressed(secure_kafka: SecureKafka, topic: str, com
     settings = GatewaySettings(
         [secure_kafka.broker.bootstrap], "tests", replication_factor=1, partitions=1, compression=compression
     )
-    gateway, outcomes = AioKafkaGateway(settings, GatewayMetrics(CollectorRegistry())), Outcomes()
+    gateway, outcomes = new_gateway(settings), Outcomes()
     try:
         await gateway.start([topic])
         destination = gateway.destination(topic, b"key")

@@ -14,7 +14,7 @@ from proxy.errors import ConfigError
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
-from proxy.metrics import GatewayMetrics
+from proxy.metrics import GatewayMetrics, KafkaCounters
 from tests.kafka.conftest import new_gateway, until
 from tests.kafka.outcomes import Outcomes, send
 from tests.support.kafka_broker import KafkaBroker
@@ -31,15 +31,14 @@ class Client:
 
     def __init__(self, kafka: SecureKafka) -> None:
         self.kafka = kafka
-        self.metrics = GatewayMetrics(CollectorRegistry())
+        self.counters = KafkaCounters(CollectorRegistry())
+        self.metrics = GatewayMetrics(self.counters, "default")
         self.gateways: list[AioKafkaGateway] = []
 
     def options(self, way: str, **changed: Any) -> dict[str, Any]:
         given = self.kafka.client(way) | changed
         paths = {name: Path(value) for name, value in given.items() if name.endswith("file") and value}
-        return client_options(
-            ClientSettings(**{**given, **paths}), lambda result: self.metrics.token_requests.labels(result).inc()
-        )
+        return client_options(ClientSettings(**{**given, **paths}), self.metrics.token_request)
 
     def gateway(self, way: str, **changed: Any) -> AioKafkaGateway:
         settings = GatewaySettings(
@@ -49,7 +48,7 @@ class Client:
         return self.gateways[-1]
 
     def tokens(self, result: str) -> float:
-        return self.metrics.token_requests.labels(result)._value.get()
+        return self.counters.token_requests.labels("default", result)._value.get()
 
 
 @pytest.fixture

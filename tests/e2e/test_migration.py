@@ -100,7 +100,7 @@ def test_the_page(kafka: KafkaBroker, tmp_path: Path) -> None:
         publish_all(trial, "moved")
         assert found(kafka, "trial_", "moved") == expected("trial_")
         assert kafka.topics()["trial_msg"] == PARTITIONS
-    with Followed(config) as proxy:
+    with Followed(config, "kafka.replication_factor=1") as proxy:
         publish_all(proxy, "moved")
         assert found(kafka, "tlink_device_", "moved") == expected("tlink_device_")
         wait_until(lambda: len(kafka.read("tlink_device_status")) == 2, "it came and went")

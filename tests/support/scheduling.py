@@ -9,7 +9,10 @@ from xdist.scheduler import LoadScopeScheduling
 #: Folders whose tests may run in any worker,
 APART = ("tests/e2e/", "tests/peers/")
 #: except those that share something which is dear to start and which other workers do not share: by its fixture.
-TOGETHER = {"mortal_kafka": ("tests/e2e/test_crashes.py", "tests/e2e/test_outage.py")}
+TOGETHER = {
+    "mortal_kafka": ("tests/e2e/test_crashes.py", "tests/e2e/test_outage.py"),
+    "secure_kafka": ("tests/e2e/test_security.py", "tests/kafka/test_security.py"),
+}
 
 
 class Scheduling(LoadScopeScheduling):

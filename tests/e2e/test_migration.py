@@ -96,7 +96,8 @@ def test_the_page(kafka: KafkaBroker, tmp_path: Path) -> None:
     config = translated(kafka, tmp_path)
     for suffix in SUFFIXES:  # The plugin's topics are there.
         kafka.create_topic(f"tlink_device_{suffix}", PARTITIONS)
-    with Followed(config, "kafka.topic_prefix=trial_", "kafka.replication_factor=1") as trial:
+    apart = ("kafka.topic_prefix=trial_", "kafka.internal_prefix=_trial_")
+    with Followed(config, *apart, "kafka.replication_factor=1") as trial:
         publish_all(trial, "moved")
         assert found(kafka, "trial_", "moved") == expected("trial_")
         assert kafka.topics()["trial_msg"] == PARTITIONS

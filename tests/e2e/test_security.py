@@ -30,6 +30,9 @@ def test_messages_arrive(secure_kafka: SecureKafka, tmp_path: Path, way: str) ->
         with Device(proxy.port) as device:
             device.connect("secure")
             assert device.publish_acknowledged("tlink/secure", b"over TLS") == 0
+            # Announced by the sweeper that read it in the session log: its consumers are let in too.
+            [status] = secure_kafka.broker.read(f"{proxy.topic_prefix}status", 1)
+            assert (status.key, json.loads(status.value or b"")["action"]) == (b"secure", "connected")
         health = proxy.get("/healthz")
         assert (health.status, json.loads(health.text)["checks"]["kafka"]["detail"]["fault"]) == (200, None)
         [record] = secure_kafka.broker.read(f"{proxy.topic_prefix}msg")

@@ -15,7 +15,7 @@ from tests.support.workers import run_directory
 
 #: Full-size evidence: hours, not seconds. `make prove` names these files, a plain pytest run leaves them out.
 collect_ignore = ["prove"]
-KAFKA_FIXTURES = {"kafka", "kafka_each_version", "secure_kafka"}
+KAFKA_FIXTURES = {"kafka", "kafka_each_version", "mortal_kafka", "secure_kafka"}
 
 # A deadline for each example would fail on a busy machine and say nothing about the code.
 settings.register_profile("tests", deadline=None)

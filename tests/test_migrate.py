@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.cluster.table import NODE_LOST
 from proxy.config import describe, load, migrate
 from proxy.config.problems import ConfigErrors
 from proxy.errors import ConfigError
@@ -114,4 +115,4 @@ def test_the_page_names_reasons_that_there_are() -> None:
     rows = [line.split("|")[1:-1] for line in PAGE.splitlines() if line.startswith("| ") and line.count("|") == 3]
     start = next(number for number, (theirs, _) in enumerate(rows) if theirs.strip() == "`normal`")
     named = {name for _, ours in rows[start:] for name in re.findall(r"`([a-z_]+)`", ours)}
-    assert named - {"kafka.delivery_timeout_seconds"} <= {reason.value for reason in EndReason}
+    assert named <= {NODE_LOST, *(reason.value for reason in EndReason)}

@@ -10,7 +10,13 @@ from xdist.scheduler import LoadScopeScheduling
 APART = ("tests/e2e/", "tests/peers/")
 #: except those that share something which is dear to start and which other workers do not share: by its fixture.
 TOGETHER = {
-    "mortal_kafka": ("tests/e2e/test_crashes.py", "tests/e2e/test_outage.py"),
+    "mortal_kafka": (
+        "tests/e2e/test_crashes.py",
+        "tests/e2e/test_outage.py",
+        "tests/e2e/test_sessions.py",
+        "tests/e2e/test_clusters.py",
+        "tests/e2e/test_clusters_routed.py",
+    ),
     "secure_kafka": ("tests/e2e/test_security.py", "tests/kafka/test_security.py"),
 }
 

@@ -103,10 +103,13 @@ def dev(config: ConfigFile = None, overrides: Overrides = None) -> None:
 @app.command("check-config")
 def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Say everything that is wrong with a configuration."""
+    from proxy.kafka.security import ClientSettings, client_options
     from proxy.node import route_table
     from proxy.policy.authenticators.password_file import read_users
 
     settings = _load(config, overrides).settings
+    for table, cluster in settings.clusters().items():
+        client_options(ClientSettings(**cluster.client.model_dump()), lambda _: None, f"{table}.client")
     route_table(settings)
     for entry in settings.auth.chain:
         users = read_users(entry.path)
@@ -154,6 +157,22 @@ def passwd(
         delete_user(file, user)
     else:
         set_password(file, user, _read_password(stdin), create=create)
+
+
+@app.command()
+def migrate(
+    file: Annotated[Path, typer.Argument(help="An emqx_plugin_kafka.conf.", show_default=False)],
+) -> None:
+    """Print what the configuration of EMQX's Kafka plugin means in our settings."""
+    from proxy import config
+
+    try:
+        text = file.read_text()
+    except ValueError as error:
+        raise ConfigError(str(file), f"is not UTF-8: {error}") from error
+    except OSError as error:
+        raise ConfigError(str(file), f"cannot be read: {error.strerror}") from error
+    typer.echo(config.migrate(text, file.name), nl=False)
 
 
 @route.command()

@@ -103,6 +103,14 @@ HEADERS_PER_RECORD_MAX: Final = 256
 HEADER_OVERHEAD_BYTES: Final = 160
 #: Kafka's own framing of a record and a batch, kept free below max.message.bytes.
 KAFKA_FRAMING_BYTES: Final = 1_024
+#: One request for a token.
+TOKEN_REQUEST_SECONDS_MAX: Final = 5.0
+#: A token is renewed after this share of its life; the rest of it outlasts an endpoint that is away for a while.
+TOKEN_RENEWAL_SHARE: Final = 0.8
+#: The life of a token whose endpoint does not say: short, because a new one costs one request.
+TOKEN_SECONDS_DEFAULT: Final = 300
+#: How much of what a peer says of an error is repeated; the rest is no sentence any more.
+PEER_WORDS_MAX: Final = 200
 #: Names of topics that Kafka does not know, or not yet, for which records wait; devices may have a part in them.
 UNKNOWN_TOPICS_MAX: Final = 200
 #: Share of `kafka.queue_bytes_max` that such records may have; the rest is for those that can be sent.

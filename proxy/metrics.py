@@ -88,6 +88,9 @@ class KafkaCounters:
         self.failed_batches = counter(
             "mqk_kafka_failed_batches", "Batches that failed, by the client's error", "cluster", "error"
         )
+        self.token_requests = counter(
+            "mqk_kafka_token_requests", "Requests for an OAUTHBEARER token by outcome", "cluster", "result"
+        )
         self.overdue = counter(
             "mqk_kafka_overdue_records", "Records that passed kafka.delivery_timeout_seconds", "cluster"
         )
@@ -105,7 +108,12 @@ class GatewayMetrics:
         self.late = counters.late.labels(cluster)
         self.dead_letters = counters.dead_letters
         self._failed_batches = counters.failed_batches
+        self._token_requests = counters.token_requests
         self._cluster = cluster
+
+    def token_request(self, result: str) -> None:
+        """One request for a token: granted, refused or unavailable."""
+        self._token_requests.labels(self._cluster, result).inc()
 
     def failed(self, error: str) -> Counter:
         """Of batches that failed with this error."""

@@ -14,7 +14,7 @@ from typing import Any
 from proxy import limits, logs
 from proxy.admin.app import AdminServer, Check, Views, make_app
 from proxy.clock import monotonic, wall_ms
-from proxy.config import Settings, changed, split_address
+from proxy.config import KafkaClient, Settings, changed, split_address
 from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
 from proxy.flows.drain import drain
@@ -34,6 +34,7 @@ from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.gateway import GatewayStatus
 from proxy.kafka.internal import InternalTopic, ensure_internal, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
+from proxy.kafka.security import ClientSettings, client_options
 from proxy.kafka.topics import UNREACHABLE
 from proxy.metrics import GatewayMetrics, Metrics
 from proxy.mqtt.packets import ReasonCode
@@ -60,13 +61,12 @@ class Node:
         self.metrics = Metrics()
         self.clusters = Clusters(
             {
-                name: AioKafkaGateway(
-                    _gateway_settings(settings, cluster), GatewayMetrics(self.metrics.kafka, name or "default")
-                )
+                name: self._gateway(name, cluster)
                 for name, cluster in {DEFAULT: settings.kafka, **settings.kafka.clusters}.items()
             }
         )
         self.gateway = self.clusters.gateways[DEFAULT]
+        self.client_options = _client_options(self.gateway.settings)
         self.presence = Presence(
             self.gateway,
             self.metrics,
@@ -101,7 +101,7 @@ class Node:
             MembershipSettings(
                 settings.node.id,
                 settings.admin.bind,
-                _client_options(settings),
+                self.client_options,
                 f"{prefix}sessions",
                 f"{prefix}nodes",
                 f"{prefix}sweepers",
@@ -128,6 +128,12 @@ class Node:
     def topics(self) -> list[str]:
         """Every Kafka topic that this replica writes to."""
         return [*self.uplink.routes.topics(), self.settings.status_topic()]
+
+    def _gateway(self, name: str, cluster: KafkaCluster) -> AioKafkaGateway:
+        metrics = GatewayMetrics(self.metrics.kafka, name or "default")
+        table = f"kafka.clusters.{name}.client" if name else "kafka.client"
+        client = client_options(ClientSettings(**cluster.client.model_dump()), metrics.token_request, table)
+        return AioKafkaGateway(_gateway_settings(self.settings, cluster, client, table), metrics)
 
     # ---- what the operator sees ----
 
@@ -156,10 +162,11 @@ class Node:
             "queued_bytes": status.queued_bytes,
             "oldest_record_seconds": round(status.oldest_age_seconds, 3),
             "congested": status.above_high_water,
+            "fault": status.fault,
         }
         if cluster in self.clusters.problems:
             detail["problem"] = str(self.clusters.problems[cluster])
-        return Check(status.ready, detail)
+        return Check(status.ready and not status.fault, detail)
 
     def _check_sessions(self) -> Check:
         membership = self.membership
@@ -196,6 +203,7 @@ class Node:
         gauge("mqk_kafka_queue_bytes", "Records that wait for Kafka", lambda each: each.status().queued_bytes)
         gauge("mqk_kafka_oldest_record_seconds", "Age of the oldest", lambda each: each.status().oldest_age_seconds)
         gauge("mqk_kafka_ready", "1 when Kafka answers", lambda each: float(each.ready))
+        gauge("mqk_kafka_fault", "1 when a setting keeps us out", lambda each: float(each.status().fault is not None))
         gauge("mqk_kafka_unknown_topics", "Topics that records wait for", lambda each: each.unknown_topics)
         gauge("mqk_kafka_learned_topics", "Topics in use that no setting names", lambda each: each.learned_topics)
 
@@ -253,14 +261,18 @@ class Node:
         while True:
             try:
                 await ensure_internal(
-                    _client_options(self.settings),
+                    self.client_options,
                     self._internal,
                     create=kafka.create_topics,
                     replication_factor=kafka.replication_factor,
                 )
                 return
             except UNREACHABLE as error:
-                log.warning("kafka does not answer", extra={"error": repr(error)})
+                directory = self.gateway.directory
+                fault = await directory.look_for_fault()
+                if fault:
+                    raise fault from error
+                log.warning("kafka does not answer", extra=directory.trouble(error))
                 await asyncio.sleep(limits.RETRY_SECONDS)
 
     @property
@@ -372,7 +384,7 @@ def route_table(settings: Settings) -> RouteTable:
 
 def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
     logs.set_up(settings.log.level, settings.log.format, monotonic)
-    for talkative in ("aiokafka", "uvicorn"):
+    for talkative in ("aiokafka", "httpx", "httpcore", "uvicorn"):
         logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
@@ -461,7 +473,7 @@ async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes")]
     dead_letters = [topic] if (topic := settings.dead_letter_topic()) else []
     await kafka.start([*route_table(settings).topics(), settings.status_topic(), *dead_letters, *internal])
-    there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1}
+    there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1, "client": KafkaClient()}
 
     def embedded(given: Settings) -> Settings:
         return given.model_copy(update={"kafka": given.kafka.model_copy(update=there)})
@@ -486,7 +498,7 @@ MQTT is on {host}:{port}, health and metrics on http://{settings.admin.bind}/hea
 Every record is shown as it arrives in Kafka. Ctrl-C stops.
 """
     )
-    async for record in tail(_client_options(settings), node.topics):
+    async for record in tail(node.client_options, node.topics):
         key = (record.key or b"").decode(errors="replace")
         value = (record.value or b"").decode(errors="replace")
         _say(f"{record.topic}[{record.partition}]@{record.offset}  key={key}  value={value}")
@@ -503,7 +515,7 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _gateway_settings(settings: Settings, cluster: KafkaCluster) -> GatewaySettings:
+def _gateway_settings(settings: Settings, cluster: KafkaCluster, client: dict[str, Any], table: str) -> GatewaySettings:
     return GatewaySettings(
         bootstrap_servers=cluster.bootstrap_servers,
         client_id=f"mqk-{settings.node.id}",
@@ -516,18 +528,19 @@ def _gateway_settings(settings: Settings, cluster: KafkaCluster) -> GatewaySetti
         create_topics=cluster.create_topics,
         partitions=cluster.partitions,
         replication_factor=cluster.replication_factor,
-        client=cluster.client.model_dump(),
+        client=client,
+        client_table=table,
+        compression=None if cluster.compression == "none" else cluster.compression,
     )
 
 
-def _client_options(settings: Settings) -> dict[str, Any]:
-    """What every Kafka client of this replica is made with."""
-    kafka = settings.kafka
+def _client_options(gateway: GatewaySettings) -> dict[str, Any]:
+    """What each further client of a gateway's cluster is made with."""
     return {
-        "bootstrap_servers": kafka.bootstrap_servers,
-        "client_id": f"mqk-{settings.node.id}",
+        "bootstrap_servers": gateway.bootstrap_servers,
+        "client_id": gateway.client_id,
         "request_timeout_ms": int(limits.KAFKA_REQUEST_SECONDS_MAX * 1000),
-        **kafka.client.model_dump(),
+        **gateway.client,
     }
 
 

@@ -9,12 +9,13 @@ from hypothesis import settings
 
 from tests.support.kafka_broker import VERSIONS, KafkaBroker
 from tests.support.processes import left_behind
+from tests.support.secure_kafka import SecureKafka
 from tests.support.shared_kafka import shared_kafka
 from tests.support.workers import run_directory
 
 #: Full-size evidence: hours, not seconds. `make prove` names these files, a plain pytest run leaves them out.
 collect_ignore = ["prove"]
-KAFKA_FIXTURES = {"kafka", "kafka_each_version", "mortal_kafka"}
+KAFKA_FIXTURES = {"kafka", "kafka_each_version", "mortal_kafka", "secure_kafka"}
 
 # A deadline for each example would fail on a busy machine and say nothing about the code.
 settings.register_profile("tests", deadline=None)
@@ -75,3 +76,14 @@ def kafka(kafka_of_version: Callable[[str], KafkaBroker]) -> KafkaBroker:
 def kafka_each_version(request: pytest.FixtureRequest, kafka_of_version: Callable[[str], KafkaBroker]) -> KafkaBroker:
     """Runs the test once on every version of Kafka; the newest is the one that `kafka` gives."""
     return kafka_of_version(request.param)
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """A Kafka that asks who comes. It is shared: what a test changes of its users and tokens it changes back."""
+    kafka = SecureKafka(tmp_path_factory.mktemp("secure-kafka"))
+    try:
+        kafka.start()
+        yield kafka
+    finally:
+        kafka.stop()

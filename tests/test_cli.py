@@ -152,6 +152,14 @@ def test_check_config_compiles_the_rules(run: Run) -> None:
     assert run("check-config", "--config", "mqk.toml") == (0, "mqk.toml: ok\n", "")
 
 
+def test_check_config_reads_the_files_of_the_kafka_client(run: Run) -> None:
+    Path("mqk.toml").write_text(
+        '[auth]\nanonymous = true\n[kafka.client]\nsecurity_protocol = "SSL"\nssl_cafile = "keys/ca.crt"\n'
+    )
+    message = "mqk: kafka.client.ssl_cafile: keys/ca.crt cannot be read: No such file or directory\n"
+    assert run("check-config", "--config", "mqk.toml") == (2, "", message)
+
+
 def test_check_config_warns(run: Run) -> None:
     result = run("check-config", "--set", "auth.anonymous=true", "--set", "routing.md5_partitions=300")
     assert (result.code, result.out) == (0, "configuration: ok\n")
@@ -236,6 +244,31 @@ def test_dev_needs_no_configuration(run: Run, node: Node) -> None:
     settings, _ = node.given
     assert isinstance(settings, Settings)
     assert not settings.auth.anonymous
+
+
+def test_migrate(run: Run) -> None:
+    Path("plugin.conf").write_text("kafka.host = kafka\nkafka.payloadtopic = größe_\n")
+    result = run("migrate", "plugin.conf")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("mqk: kafka.topic_prefix: should be made of letters")
+    assert result.err.endswith(" [plugin.conf: kafka.payloadtopic]\n")
+    Path("plugin.conf").write_text("kafka.host = kafka\n")
+    result = run("migrate", "plugin.conf")
+    assert (result.code, result.err) == (0, "")
+    Path("mqk.toml").write_text(result.out)
+    assert run("check-config", "--config", "mqk.toml") == (0, "mqk.toml: ok\n", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "mqk: plugin.conf: cannot be read: No such file"), (b"\xff", "mqk: plugin.conf: is not UTF-8: ")],
+)
+def test_migrate_names_a_file_that_it_cannot_read(run: Run, content: bytes | None, message: str) -> None:
+    if content is not None:
+        Path("plugin.conf").write_bytes(content)
+    result = run("migrate", "plugin.conf")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(message)
 
 
 def test_route_explain(run: Run, node: Node) -> None:

@@ -107,28 +107,29 @@ def test_paths_are_relative_to_the_file(toml: Path) -> None:
 
 def test_every_problem_is_reported_at_once(toml: Path) -> None:
     text = """
+    [node]
+    workers = 2
     [kafka]
     botstrap_servers = ["a:1"]
-    compression = "lz4"
     partitions = 0
     create_topics = "true"
-    client = { security_protocol = "SSL", ssl_cafile = "ca.crt" }
+    client = { sasl_mechanism = "PLAIN", sasl_kerberos_service_name = "kafka" }
     [[listeners]]
     bind = "::1:1883"
     tls = { certificate = "server.crt" }
     [log]
     level = "loud"
     """
-    overrides = ["mqtt.receive_maximum=many", "kafka.client.sasl_plain_password=hunter2"]
+    overrides = ["mqtt.receive_maximum=many", "kafka.client.ssl_password=hunter2"]
     found = problems(toml, text, overrides, {"MQK_KAFKA_TOPIC_PREFIX": "x"})
     assert set(found) == {
         "kafka.botstrap_servers: unknown setting; did you mean kafka.bootstrap_servers? [file]",
-        "kafka.compression: not in this version (0.1.0) [file]",
+        "node.workers: not in this version (0.1.0) [file]",
         "kafka.partitions: should be greater than or equal to 1, not 0 [file]",
         'kafka.create_topics: should be a valid boolean, not "true" [file]',
-        'kafka.client.security_protocol: "SSL" is not in this version (0.1.0) [file]',
-        "kafka.client.ssl_cafile: not in this version (0.1.0) [file]",
-        "kafka.client.sasl_plain_password: not in this version (0.1.0) [flag]",
+        "kafka.client.sasl_mechanism: goes only with security_protocol = SASL_PLAINTEXT or SASL_SSL [file]",
+        "kafka.client.sasl_kerberos_service_name: not in this version (0.1.0) [file]",
+        "kafka.client.ssl_password: goes only with ssl_certfile [flag]",
         'listeners[0].bind: an IPv6 address stands in brackets, as in [::1]:1883, not "::1:1883" [file]',
         "listeners[0].tls: not in this version (0.1.0) [file]",
         "log.level: should be 'debug', 'info', 'warning' or 'error', not \"loud\" [file]",
@@ -151,6 +152,10 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
         ('[kafka]\ntopic_prefix = "a b"', "kafka.topic_prefix: should be made of letters, digits, dots, underscores"),
         ('[kafka]\nunsafe_acks = "1"', 'kafka.unsafe_idempotence: Kafka is idempotent only with unsafe_acks = "all"'),
         ("[mqtt]\npublish_bytes_max = 1048588", "mqtt.publish_bytes_max: should be less than or equal to 1031180, not"),
+        (
+            '[kafka]\ncompression = "brotli"',
+            "kafka.compression: should be 'none', 'gzip', 'snappy', 'lz4' or 'zstd', not",
+        ),
         ('[status]\ntopic = "${node}status"', "status.topic: should be ${prefix} and at most 49 letters"),
         ('[admin]\nbind = "0.0.0.0:1883"', "admin: admin.bind 0.0.0.0:1883 is a listener's already [file]"),
         ('[[listeners]]\nbind = "a:1"\n[[listeners]]\nbind = "a:1"', "listeners: given twice: a:1 [file]"),
@@ -364,6 +369,88 @@ def test_the_longest_topic_is_one_that_kafka_takes(toml: Path) -> None:
     longest = [f"kafka.topic_prefix={'p' * 200}", "status.topic=${prefix}" + "s" * 49]
     assert len(given(toml, "", longest).settings.status_topic()) == 249
     assert problems(toml, "", [f"status.topic={'s' * 50}"])
+
+
+LOGIN = 'security_protocol = "SASL_SSL"\nsasl_mechanism = '
+PLAIN = LOGIN + '"PLAIN"\nsasl_plain_username = "u"\nsasl_plain_password = "hunter2"\n'
+OAUTH = (
+    LOGIN + '"OAUTHBEARER"\nsasl_oauth_token_endpoint = "https://idp/token"\nsasl_oauth_client_id = "i"\n'
+    'sasl_oauth_client_secret = "hunter2"\n'
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        PLAIN.replace("PLAIN", "SCRAM-SHA-256", 1),
+        OAUTH,
+        OAUTH + 'sasl_oauth_scope = "s"\nssl_cafile = "ca"',
+        PLAIN + 'ssl_cafile = "ca"\nssl_certfile = "c"\nssl_keyfile = "k"\nssl_password = "p"',
+        'security_protocol = "SSL"\nssl_certfile = "c"\nssl_check_hostname = false',
+    ],
+)
+def test_what_a_kafka_client_needs_can_be_given(toml: Path, text: str) -> None:
+    client = given(toml, f"[kafka.client]\n{text}").settings.kafka.client
+    assert client.security_protocol in text
+    assert client.ssl_certfile in {None, toml.parent / "c"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LOGIN.partition("\n")[0], "kafka.client.sasl_mechanism: must be given with security_protocol = SASL_SSL"),
+        (LOGIN + '"GSSAPI"', 'kafka.client.sasl_mechanism: "GSSAPI" is not in this version (0.1.0) [file]'),
+        (PLAIN.replace('"u"', '""'), "kafka.client.sasl_plain_username: string should have at least 1 character, not"),
+        (LOGIN + '"PLAIN"', "kafka.client.sasl_plain_username: must be given with sasl_mechanism = PLAIN"),
+        (LOGIN + '"OAUTHBEARER"', "kafka.client.sasl_oauth_token_endpoint: must be given with sasl_mechanism = OAUTHB"),
+        (
+            PLAIN + 'sasl_oauth_scope = "s"',
+            "kafka.client.sasl_oauth_scope: goes only with sasl_mechanism = OAUTHBEARER",
+        ),
+        (
+            'ssl_cafile = "ca"',
+            "kafka.client.ssl_cafile: goes only with security_protocol = SSL or SASL_SSL or SASL_PLA",
+        ),
+        ('ssl_certfile = "c"', "kafka.client.ssl_certfile: goes only with security_protocol = SSL or SASL_SSL [file]"),
+        (
+            'security_protocol = "SSL"\nssl_keyfile = "k"',
+            "kafka.client.ssl_keyfile: goes only with ssl_certfile [file]",
+        ),
+        (
+            OAUTH.replace("https:", "ftp:"),
+            "kafka.client.sasl_oauth_token_endpoint: should be https://host/path, without",
+        ),
+        (
+            OAUTH.replace("idp", "u:p@idp"),
+            "kafka.client.sasl_oauth_token_endpoint: should be https://host/path, without",
+        ),
+    ],
+)
+def test_what_a_kafka_client_lacks_is_named(toml: Path, text: str, message: str) -> None:
+    found = problems(toml, f"[kafka.client]\n{text}")
+    assert any(problem.startswith(message) for problem in found), found
+    assert "hunter2" not in str(found)
+
+
+def test_what_a_kafka_client_sends_in_the_clear_is_said(toml: Path) -> None:
+    unsafe = OAUTH.replace("SASL_SSL", "SASL_PLAINTEXT").replace("https:", "http:")
+    warnings = given(toml, f"[kafka.client]\n{unsafe}").settings.warnings()
+    assert [warning.split(" is ")[0] for warning in warnings] == [
+        "kafka.client.security_protocol",
+        "kafka.client.sasl_oauth_token_endpoint",
+    ]
+    unchecked = 'security_protocol = "SSL"\nssl_check_hostname = false'
+    (warning,) = given(toml, f"[kafka.client]\n{unchecked}").settings.warnings()
+    assert warning.startswith("kafka.client.ssl_check_hostname is false")
+
+
+def test_secrets_of_a_kafka_client_are_not_shown(toml: Path) -> None:
+    loaded = given(toml, f"[kafka.client]\n{OAUTH}")
+    shown = {key: value for key, value, _ in loaded.effective()}
+    assert shown["kafka.client.sasl_oauth_client_secret"] == "********"
+    assert shown["kafka.client.sasl_oauth_token_endpoint"] == "https://idp/token"
+    assert "hunter2" not in repr(loaded.settings)
 
 
 def test_secrets_are_masked() -> None:

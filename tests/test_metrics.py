@@ -20,6 +20,7 @@ def metrics() -> Metrics:
     GatewayMetrics(metrics.kafka, "default").failed("KafkaTimeoutError").inc()
     metrics.kafka.dead_letters.labels("too_large").inc()
     metrics.gauge_by_cluster("mqk_cluster_gauge", "Some gauge", {"default": lambda: 1.5})
+    metrics.kafka.token_requests.labels("default", "granted").inc()
     metrics.presence.labels("stored").inc()
     metrics.gauge("mqk_some_gauge", "Some gauge", lambda: 2.5)
     metrics.total("mqk_some_total", "Some total", lambda: 7)

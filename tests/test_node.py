@@ -154,7 +154,14 @@ async def test_healthy_only_while_kafka_answers(make: Callable[..., Node]) -> No
         "queued_bytes": 0,
         "oldest_record_seconds": 0.0,
         "congested": True,
+        "fault": None,
     }
+    Gateway.latest.ready = True
+    Gateway.latest.fault = "kafka.client.ssl_certfile: broker kafka:9093 refuses it"
+    check = replica.checks()["kafka"]
+    assert not check.ok
+    assert "ssl_certfile" in str(check.detail)
+    assert b'mqk_kafka_fault{cluster="default"} 1.0' in replica.metrics.exposition()
 
 
 async def test_each_cluster_has_a_check_and_figures(make: Callable[..., Node]) -> None:
@@ -174,6 +181,7 @@ async def test_each_cluster_has_a_check_and_figures(make: Callable[..., Node]) -
         "queued_bytes": 0,
         "oldest_record_seconds": 0.0,
         "congested": False,
+        "fault": None,
         "problem": "kafka.clusters.backup.create_topics: false",
     }
     read = replica.metrics.registry.get_sample_value

@@ -5,8 +5,20 @@ and do not import this.
 """
 
 from proxy.config.describe import Row, describe
+from proxy.config.migrate import migrate
 from proxy.config.problems import ConfigErrors
-from proxy.config.settings import Settings, changed, split_address
+from proxy.config.settings import KafkaClient, Settings, changed, split_address
 from proxy.config.sources import Loaded, load
 
-__all__ = ["ConfigErrors", "Loaded", "Row", "Settings", "changed", "describe", "load", "split_address"]
+__all__ = [
+    "ConfigErrors",
+    "KafkaClient",
+    "Loaded",
+    "Row",
+    "Settings",
+    "changed",
+    "describe",
+    "load",
+    "migrate",
+    "split_address",
+]

@@ -19,18 +19,9 @@ ABSENT_KEYS: Final = frozenset(
         "node.agent_bind",
         "node.workers",
         "node.slot_port_step",
-        "kafka.compression",
-        "kafka.client.sasl_mechanism",
-        "kafka.client.sasl_plain_username",
-        "kafka.client.sasl_plain_password",
+        # Kerberos takes a system library and a ticket that another program keeps fresh.
         "kafka.client.sasl_kerberos_service_name",
         "kafka.client.sasl_kerberos_domain_name",
-        "kafka.client.sasl_oauth_token_provider",
-        "kafka.client.ssl_cafile",
-        "kafka.client.ssl_certfile",
-        "kafka.client.ssl_keyfile",
-        "kafka.client.ssl_password",
-        "kafka.client.ssl_check_hostname",
         "listeners.proxy_protocol_from",
         "listeners.tls",
         "limits.connections_per_source_max",
@@ -44,14 +35,14 @@ ABSENT_KEYS: Final = frozenset(
 )
 #: Values of settings that are there, of which the same is true.
 ABSENT_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
-    "kafka.client.security_protocol": ("SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    "kafka.client.sasl_mechanism": ("GSSAPI",),
     "listeners.transport": ("websocket",),
     "auth.chain.type": ("http", "jwt", "certificate", "device_signature"),
 }
 
 #: What is said of a setting of `[kafka]` is true of the same one of a further cluster.
 _FURTHER_CLUSTER: Final = re.compile(r"^kafka\.clusters\.[^.]+(?=\.)")
-_SECRET: Final = re.compile(r"password|secret|token|credential|private")
+_SECRET: Final = re.compile(r"password|secret|token(?!_endpoint)|credential|private")
 
 
 #: Where pydantic says that a name is wrong, not what has that name.
@@ -98,6 +89,8 @@ def _wording(detail: ErrorDetails) -> str:
         return f"unknown setting{_suggestion(_name(detail['loc']))}"
     if detail["type"] == "value_error":
         return f"{detail['ctx']['error']}" + (f", not {given}" if isinstance(detail["input"], str) else "")
+    if detail["type"] == "not_together":
+        return detail["msg"]
     if detail["type"] == "missing":
         return "has no default and must be given"
     if detail["type"] == "string_pattern_mismatch":

@@ -3,8 +3,10 @@
 import ipaddress
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from proxy.limits import KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
 
@@ -67,6 +70,13 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     return directory / path
 
 
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        raise ValueError("should be https://host/path, without a user")
+    return url
+
+
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -83,6 +93,8 @@ def _cluster_name(name: str) -> str:
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "host:port"})]
 Server = Annotated[str, AfterValidator(_server), Field(json_schema_extra={"format": "host:port"})]
+Url = Annotated[str, AfterValidator(_http_url), Field(json_schema_extra={"format": "URL"})]
+File = Annotated[Path, Field(strict=False), AfterValidator(_beside_the_file)]
 Header = Literal[
     "mqtt.topic",
     "mqtt.clientid",
@@ -117,8 +129,95 @@ class Node(_Section):
     )
 
 
+_TLS: Final = ("SSL", "SASL_SSL")
+_SASL: Final = ("SASL_PLAINTEXT", "SASL_SSL")
+_WITH_PASSWORD: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_WITH_TOKEN: Final = ("OAUTHBEARER",)
+_GIVEN: Final = ()
+#: Settings of a Kafka client that go only with others: which one, and its values; `_GIVEN`: any.
+_GOES_WITH: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "sasl_mechanism": ("security_protocol", _SASL),
+    "sasl_plain_username": ("sasl_mechanism", _WITH_PASSWORD),
+    "sasl_plain_password": ("sasl_mechanism", _WITH_PASSWORD),
+    "sasl_oauth_token_endpoint": ("sasl_mechanism", _WITH_TOKEN),
+    "sasl_oauth_client_id": ("sasl_mechanism", _WITH_TOKEN),
+    "sasl_oauth_client_secret": ("sasl_mechanism", _WITH_TOKEN),
+    "sasl_oauth_scope": ("sasl_mechanism", _WITH_TOKEN),
+    "ssl_cafile": ("security_protocol", (*_TLS, "SASL_PLAINTEXT")),
+    "ssl_certfile": ("security_protocol", _TLS),
+    "ssl_keyfile": ("ssl_certfile", _GIVEN),
+    "ssl_password": ("ssl_certfile", _GIVEN),
+}
+#: Those of them that nobody has to give.
+_OPTIONAL: Final = frozenset({"sasl_oauth_scope", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password"})
+
+
 class KafkaClient(_Section):
-    security_protocol: Literal["PLAINTEXT"] = Field(default="PLAINTEXT", description="How the brokers are spoken to.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How the brokers are spoken to."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        default=None, description="How the proxy proves who it is; required with SASL_PLAINTEXT and SASL_SSL."
+    )
+    sasl_plain_username: str | None = Field(
+        default=None, min_length=1, description="User name for PLAIN and SCRAM; required with them."
+    )
+    sasl_plain_password: str | None = Field(
+        default=None, min_length=1, repr=False, description="Password for PLAIN and SCRAM; required with them."
+    )
+    sasl_oauth_token_endpoint: Url | None = Field(
+        default=None, description="Where tokens are had for client credentials (RFC 6749, 4.4); for OAUTHBEARER."
+    )
+    sasl_oauth_client_id: str | None = Field(default=None, min_length=1, description="Whose token; for OAUTHBEARER.")
+    sasl_oauth_client_secret: str | None = Field(
+        default=None, min_length=1, repr=False, description="The secret of that client; for OAUTHBEARER."
+    )
+    sasl_oauth_scope: str | None = Field(
+        default=None, min_length=1, description="Scope that is asked for; unset: the endpoint's default."
+    )
+    ssl_cafile: File | None = Field(
+        default=None,
+        description="PEM file of the authorities whose certificates brokers may have; the token endpoint may too. "
+        "Unset: those of the system. Relative, as all files, to the directory of the configuration file.",
+    )
+    ssl_certfile: File | None = Field(
+        default=None, description="PEM file of the proxy's own certificate and its chain, for brokers that ask for one."
+    )
+    ssl_keyfile: File | None = Field(
+        default=None, description="PEM file of its private key; unset: the key is in ssl_certfile."
+    )
+    ssl_password: str | None = Field(
+        default=None, min_length=1, repr=False, description="Password of the private key, when it is encrypted."
+    )
+    ssl_check_hostname: bool = Field(
+        default=True, description="`false`: a broker's certificate may be for another host name."
+    )
+
+    @field_validator(*_GOES_WITH)
+    @classmethod
+    def _goes_with_the_others(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        other, values = _GOES_WITH[name]
+        if other in info.data:  # Else it is wrong itself, and that is enough.
+            there = info.data[other]
+            fits = there in values if values else there is not None
+            if value is not None and not fits:
+                what = f"{other} = {' or '.join(values)}" if values else other
+                raise PydanticCustomError("not_together", "{what}", {"what": f"goes only with {what}"})
+            if value is None and fits and name not in _OPTIONAL:
+                raise PydanticCustomError("not_together", "{what}", {"what": f"must be given with {other} = {there}"})
+        return value
+
+    def warnings(self) -> list[str]:
+        """What is allowed and deserves a second look, without the name of the table before it."""
+        found = []
+        if self.security_protocol == "SASL_PLAINTEXT" and self.sasl_mechanism in {"PLAIN", "OAUTHBEARER"}:
+            found.append(f"security_protocol is SASL_PLAINTEXT: {self.sasl_mechanism} sends its secret in the clear")
+        if urlsplit(self.sasl_oauth_token_endpoint or "").scheme == "http":
+            found.append("sasl_oauth_token_endpoint is not https: the client secret is sent in the clear")
+        if self.security_protocol in _TLS and not self.ssl_check_hostname:
+            found.append("ssl_check_hostname is false: any host with a certificate of the same authority can be Kafka")
+        return found
 
 
 class KafkaCluster(_Section):
@@ -146,6 +245,9 @@ class KafkaCluster(_Section):
     )
     queue_bytes_max: int = Field(
         default=67_108_864, ge=1_048_576, description="Records that wait for Kafka, and their bookkeeping."
+    )
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        default="none", description="Of batches on their way to Kafka, where they stay as they come."
     )
     unsafe_acks: Literal["all", "1", "0"] = Field(
         default="all", description="Anything but `all` acknowledges records that Kafka can lose; shown in /healthz."
@@ -434,14 +536,14 @@ class Settings(_Section):
         """Where records go that can never be stored; None: nowhere."""
         return f"{self.kafka.topic_prefix}dead_letter" if self.routing.dead_letter else None
 
+    def clusters(self) -> dict[str, KafkaCluster]:
+        """All of them by the table that they stand in."""
+        return {"kafka": self.kafka, **{f"kafka.clusters.{name}": each for name, each in self.kafka.clusters.items()}}
+
     def unsafe(self) -> list[str]:
         """The settings that weaken the promise that an acknowledgement is."""
-        clusters = {
-            "kafka": self.kafka,
-            **{f"kafka.clusters.{name}": each for name, each in self.kafka.clusters.items()},
-        }
         found = []
-        for section, cluster in clusters.items():
+        for section, cluster in self.clusters().items():
             if cluster.unsafe_acks != "all":
                 found.append(f"{section}.unsafe_acks")
             if not cluster.unsafe_idempotence:
@@ -453,6 +555,8 @@ class Settings(_Section):
         meaning = {"unsafe_acks": 'is not "all": acknowledged records can be lost'}
         meaning["unsafe_idempotence"] = "is false: retries can store a record twice"
         found = [f"{key} {meaning[key.rpartition('.')[2]]}" for key in self.unsafe()]
+        for section, cluster in self.clusters().items():
+            found += [f"{section}.client.{warning}" for warning in cluster.client.warnings()]
         if (self.routing.md5_partitions or 0) > 256:
             found.append("routing.md5_partitions is above 256: one byte of MD5 reaches only the first 256 partitions")
         routing = self.routing

@@ -128,7 +128,7 @@ class Membership:
             await _all_of(
                 nodes.follow(),
                 sessions.follow(),
-                self._beat(nodes),
+                self._beat(),
                 self._sweep(turns),
                 self._learn_marks(turns),
             )
@@ -181,13 +181,11 @@ class Membership:
 
     # ---- what goes on all the time ----
 
-    async def _beat(self, nodes: LogReader) -> None:
+    async def _beat(self) -> None:
         """Says that it lives, unless the last one is still on its way; and notices when it is deaf itself."""
         beaten = float("-inf")
         while True:
-            now = monotonic()
-            if self._is_cut_off(nodes, now):
-                self.registry.interrupted(now)
+            now = self._judging_at()
             if now - beaten >= limits.NODE_HEARTBEAT_SECONDS and not self._heartbeats:
                 beaten = now
                 self._write_node(
@@ -269,7 +267,7 @@ class Membership:
     def _judging_at(self) -> float:
         """The time. Who stood still must notice before it judges others, whichever task is the first to run."""
         now = monotonic()
-        if self._nodes is not None and self._nodes.silence_seconds > limits.NODE_READER_SILENCE_SECONDS:
+        if self._nodes is None or self._is_cut_off(self._nodes, now):
             self.registry.interrupted(now)
         return now
 

@@ -48,7 +48,10 @@ class GatewaySettings:
     create_topics: bool = True
     partitions: int = 12
     replication_factor: int = 3
+    #: As `security.client_options` makes them, and the name of the table that they were read from.
     client: dict[str, Any] = field(default_factory=dict)
+    client_table: str = "kafka.client"
+    compression: str | None = None
 
 
 class AioKafkaGateway:
@@ -71,7 +74,9 @@ class AioKafkaGateway:
         self.now = asyncio.get_running_loop().time
         #: What to add to `now`, in milliseconds, for the time of a record as Kafka counts it.
         self.wall_offset_ms = 0.0
-        self.directory = TopicDirectory(settings.bootstrap_servers, settings.client_id, settings.client)
+        self.directory = TopicDirectory(
+            settings.bootstrap_servers, settings.client_id, settings.client, settings.client_table
+        )
         self._workers: dict[tuple[str, int], PartitionWorker] = {}
         self._producers: dict[str, ProducerSlot] = {}
         self._withdrawn: set[Recipient] = set()
@@ -105,12 +110,14 @@ class AioKafkaGateway:
                     partitions=settings.partitions,
                     replication_factor=settings.replication_factor,
                 )
+                directory.fault = None
                 break
             except UNREACHABLE as error:
-                log.warning(
-                    "kafka does not answer", extra={"error": repr(error), "brokers": settings.bootstrap_servers}
-                )
                 await directory.close()
+                fault = await directory.look_for_fault()
+                if fault:
+                    raise fault from error
+                log.warning("kafka does not answer", extra=directory.trouble(error))
                 await asyncio.sleep(limits.RETRY_SECONDS)
             except ConfigError:
                 await directory.close()
@@ -211,6 +218,7 @@ class AioKafkaGateway:
             queued_bytes=self._queued_bytes,
             oldest_age_seconds=max([now - (self._unknown.oldest or now), *ages]),
             above_high_water=self.congested,
+            fault=self.directory.fault,
         )
 
     @property
@@ -359,6 +367,7 @@ class AioKafkaGateway:
             request_timeout_ms=int(limits.KAFKA_REQUEST_SECONDS_MAX * 1000),
             retry_backoff_ms=100,
             metadata_max_age_ms=30_000,
+            compression_type=settings.compression,
             **settings.client,
         )
         # A batch that waits for a leader would fail after request_timeout_ms and leave a hole in the sequence; the
@@ -380,6 +389,11 @@ class AioKafkaGateway:
         directory = self.directory
         if await directory.refresh():
             self.heard()
+            # Connections that are open stay open when a password is changed or a certificate expires; new ones fail.
+            if any(slot.shut_out for slot in self._producers.values()):
+                await directory.look_for_fault()
+            else:
+                directory.fault = None
         for worker in self._workers.values():
             worker.queue.easy_bytes = directory.easy_bytes(worker.topic)
         if directory.changed:

@@ -57,7 +57,9 @@ class Clusters:
             try:
                 await self.gateways[name].start(topics)
             except ConfigError as error:
-                setting = f"kafka.clusters.{name}{error.setting.removeprefix('kafka')}"
+                table = f"kafka.clusters.{name}"
+                named = error.setting.startswith(table)
+                setting = error.setting if named else table + error.setting.removeprefix("kafka")
                 self.problems[name] = ConfigError(setting, error.message)
                 log.error("kafka cluster cannot be used", extra={"cluster": name, "error": str(self.problems[name])})
                 heard.set()

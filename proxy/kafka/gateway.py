@@ -63,12 +63,15 @@ class Destination:
 
 @dataclass(slots=True)
 class GatewayStatus:
-    """`ready` is the gateway's. Bytes count the records and their bookkeeping."""
+    """`ready` is the gateway's. Bytes count the records and their bookkeeping. `fault`: the setting that keeps new
+    connections out of the cluster, and why.
+    """
 
     ready: bool
     queued_bytes: int
     oldest_age_seconds: float
     above_high_water: bool
+    fault: str | None = None
 
 
 class KafkaGateway(Protocol):

@@ -47,8 +47,9 @@ _OUT_OF_SEQUENCE: Final = (
     kafka_errors.UnknownProducerId,
     kafka_errors.InvalidProducerIdMapping,
 )
-#: Nothing of the batch was written, and it may go better through a new producer: tried once.
-_ONCE_MORE: Final = (*_OUT_OF_SEQUENCE, kafka_errors.CorruptRecordException)
+#: Nothing of the batch was written, and it may go better through a new producer: tried once. The last is the answer on
+#: a connection whose token the broker does not believe.
+_ONCE_MORE: Final = (*_OUT_OF_SEQUENCE, kafka_errors.CorruptRecordException, kafka_errors.IllegalSaslStateError)
 #: `send_batch` could not take the batch, and the producer is none the worse for it. The last two are how aiokafka says
 #: that a partition or a topic has just vanished.
 _NOT_TAKEN: Final = (

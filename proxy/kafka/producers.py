@@ -5,7 +5,9 @@ What is sent through them is the business of `client`.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
@@ -77,6 +79,8 @@ class ProducerSlot:
         self._lock = asyncio.Lock()
         self._started_at = float("-inf")
         self._stopping: set[asyncio.Task[None]] = set()
+        #: The last producer could not start.
+        self.shut_out = False
 
     async def get(self) -> Producer:
         """The producer to use for one batch, as soon as the cluster lets one start; give it back with `done_with`."""
@@ -121,16 +125,27 @@ class ProducerSlot:
         client = self._make(self.topics)
         started = False
         try:
-            await client.start()
             inner = client.client
+            inner.bootstrap = partial(_bootstrap, inner, inner.bootstrap)
+            await client.start()
             inner.force_metadata_update = MetadataPace(inner.force_metadata_update).force_metadata_update
             started = True
         except kafka_errors.KafkaError as error:
             log.warning("producer did not start", extra={"error": repr(error)})
         finally:
+            self.shut_out = not started
             if not started:
                 await _stop(client)
         return Producer(client) if started else None
+
+
+async def _bootstrap(inner: Any, ask: Callable[[], Awaitable[None]]) -> None:
+    """aiokafka takes a broker that does not believe our token for a cluster without brokers, and waits for ever until
+    one of them answers.
+    """
+    await ask()
+    if not inner.cluster.brokers():
+        raise kafka_errors.NodeNotReadyError("the cluster names no broker")
 
 
 async def _stop(client: AIOKafkaProducer) -> None:

@@ -13,6 +13,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from proxy import limits
 from proxy.clock import monotonic
 from proxy.errors import ConfigError
+from proxy.kafka.faults import find_fault
 from proxy.kafka.gateway import Destination, Headers
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,11 @@ _BLAMED: Final = {
 class TopicDirectory:
     """Partitions and size limit of each topic in use, read at start or when it is first written to, and kept fresh."""
 
-    def __init__(self, bootstrap_servers: list[str], client_id: str, client: dict[str, Any]) -> None:
+    def __init__(
+        self, bootstrap_servers: list[str], client_id: str, client: dict[str, Any], client_table: str = "kafka.client"
+    ) -> None:
         self.bootstrap_servers = bootstrap_servers
+        self._client_table = client_table
         self._options = {
             "bootstrap_servers": bootstrap_servers,
             "client_id": client_id,
@@ -47,6 +51,8 @@ class TopicDirectory:
         self.missing: set[str] = set()
         #: The partition count of some topic is not what it was.
         self.changed = False
+        #: The setting that keeps us out of the cluster, and why; None as long as nothing is known of one.
+        self.fault: str | None = None
 
     def partitions(self, topic: str) -> int:
         """0 when nothing is known of the topic."""
@@ -76,6 +82,17 @@ class TopicDirectory:
         """Raises one of UNREACHABLE: the cluster does not answer. `close` is due in any case."""
         self._admin = AIOKafkaAdminClient(**self._options)
         await self._admin.start()
+
+    async def look_for_fault(self) -> ConfigError | None:
+        """After a failure: whether it is a setting that keeps us out. Returned when no waiting will mend it."""
+        found = await find_fault(self._options)
+        error = ConfigError(f"{self._client_table}.{found.setting}", found.message) if found else None
+        self.fault = str(error) if error else None
+        return error if found and found.final else None
+
+    def trouble(self, error: BaseException) -> dict[str, object]:
+        """What the log says of a cluster that does not answer."""
+        return {"error": repr(error), "brokers": self.bootstrap_servers, "fault": self.fault}
 
     async def close(self) -> None:
         admin, self._admin = self._admin, None
@@ -107,7 +124,8 @@ class TopicDirectory:
             await asyncio.sleep(limits.TOPIC_CREATION_POLL_SECONDS)
             hidden = await self._read_partitions()
         if hidden:
-            raise ConfigError("kafka.client", f"these credentials may not describe topics {', '.join(sorted(hidden))}")
+            named = ", ".join(sorted(hidden))
+            raise ConfigError(self._client_table, f"these credentials may not describe topics {named}")
         self.changed = False
         await self._refresh_limits()
 
@@ -119,7 +137,7 @@ class TopicDirectory:
                 fresh = {topic: count for topic, count in there.items() if count and topic not in self._partitions}
                 bytes_max = await self._read_limits(sorted(fresh))
         except UNREACHABLE as error:
-            log.warning("kafka does not answer", extra={"error": repr(error), "brokers": self.bootstrap_servers})
+            log.warning("kafka does not answer", extra=self.trouble(error))
             return None
         self._bytes_max |= bytes_max
         self._partitions |= fresh
@@ -140,7 +158,8 @@ class TopicDirectory:
                 async with asyncio.timeout(limits.KAFKA_REQUEST_SECONDS_MAX):
                     await self._refresh_limits()
         except UNREACHABLE as error:
-            log.warning("kafka does not answer", extra={"error": repr(error), "brokers": self.bootstrap_servers})
+            await self.look_for_fault()
+            log.warning("kafka does not answer", extra=self.trouble(error))
             return False
         return True
 

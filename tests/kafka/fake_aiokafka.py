@@ -103,7 +103,10 @@ class FakeProducer:
         self._message_accumulator = SimpleNamespace(_batch_ttl=5.0)
         self._sender = SimpleNamespace(sender_task=None)
         self.client = SimpleNamespace(
-            cluster=self, force_metadata_update=self._update_metadata, close=self._close_connections
+            cluster=self,
+            bootstrap=self.start,
+            force_metadata_update=self._update_metadata,
+            close=self._close_connections,
         )
         kafka.producers.append(self)
 

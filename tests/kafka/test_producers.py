@@ -66,6 +66,8 @@ async def test_aiokafka_has_what_we_reach_into() -> None:
     assert as_it_comes._sender.sender_task is None
     assert callable(as_it_comes.client.force_metadata_update)
     assert callable(as_it_comes.client.close)
+    assert callable(as_it_comes.client.bootstrap)
+    assert as_it_comes.client.cluster.brokers() == set()
     await as_it_comes.stop()
     assert callable(AIOKafkaAdminClient._send_request)
 

@@ -38,7 +38,6 @@ SETTINGS = {
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
-    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
     "auto.create.topics.enable": "false",
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "4",
@@ -67,7 +66,8 @@ class Record(NamedTuple):
 class KafkaBroker:
     """A Kafka of `version`; `settings` are added to its server.properties. As a context manager it runs to the end.
 
-    With `bootstrap` it is one that somebody else has started: it can be written and read, not stopped.
+    With `bootstrap` it is one that somebody else has started: it can be written and read, not stopped. `listeners` are
+    doors beside the plain one, by name with the security protocol of each; `java` are options of the virtual machine.
     """
 
     def __init__(
@@ -76,11 +76,15 @@ class KafkaBroker:
         directory: Path,
         settings: Mapping[str, str] | None = None,
         bootstrap: str | None = None,
+        listeners: Mapping[str, str] | None = None,
         java: Sequence[str] = SHORT_LIVED,
     ) -> None:
         self.version = version
         self.directory = directory
         self.bootstrap = bootstrap or f"127.0.0.1:{free_port()}"
+        #: Host and port of each of the other listeners, by name.
+        self.doors = {name: f"localhost:{free_port()}" for name in listeners or {}}
+        self._protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT", **(listeners or {})}
         self._settings = settings or {}
         self._java_options = java
         self._properties = directory / "server.properties"
@@ -203,11 +207,13 @@ class KafkaBroker:
     def _format(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         controller = f"127.0.0.1:{free_port()}"
+        doors = ",".join(f"{name}://{address}" for name, address in {"PLAINTEXT": self.bootstrap, **self.doors}.items())
         settings = {
             **SETTINGS,
             "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "listeners": f"{doors},CONTROLLER://{controller}",
+            "advertised.listeners": doors,
+            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in self._protocols.items()),
             "log.dirs": str(self.directory / "data"),
             **self._settings,
         }

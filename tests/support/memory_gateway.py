@@ -38,6 +38,7 @@ class MemoryGateway:
         #: How long Kafka takes.
         self.delay_seconds = 0.0
         self.ready = True
+        self.fault: str | None = None
         self.record_bytes_max = RECORD_BYTES_MAX
         self.queue_bytes_max = queue_bytes_max
         #: What recipients raised: a test in which they should not asserts that there is none.
@@ -140,7 +141,7 @@ class MemoryGateway:
     def status(self) -> GatewayStatus:
         oldest = self._queue.oldest
         age = self._loop.time() - oldest if oldest is not None else 0.0
-        return GatewayStatus(self.ready, self._queued_bytes, age, self.congested)
+        return GatewayStatus(self.ready, self._queued_bytes, age, self.congested, self.fault)
 
     async def flush(self, timeout_seconds: float) -> int:
         deadline = self._loop.time() + timeout_seconds

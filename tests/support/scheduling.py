@@ -16,7 +16,8 @@ TOGETHER = {
         "tests/e2e/test_sessions.py",
         "tests/e2e/test_clusters.py",
         "tests/e2e/test_clusters_routed.py",
-    )
+    ),
+    "secure_kafka": ("tests/e2e/test_security.py", "tests/kafka/test_security.py"),
 }
 
 

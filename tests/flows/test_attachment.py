@@ -460,7 +460,7 @@ async def test_a_new_session_forgets_what_is_under_way(replica: Replica) -> None
 
 @BOTH
 async def test_qos_2_waits_until_the_log_says_that_it_is_in_use(replica: Replica, version: int) -> None:
-    """In Kafka before that, and repeated to another replica, it would be stored twice although the session is present."""
+    """Else a message that is repeated to another replica would be stored twice although its session is present."""
     device = resuming(replica, version=version)
     replica.log.hold()
     device.publish(qos=2)

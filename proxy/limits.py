@@ -178,6 +178,8 @@ SWEEP_ENTRIES_PER_TURN: Final = 2_000
 MARKS_SECONDS: Final = 5.0
 #: Announcements of one partition that are on their way to Kafka at a time.
 ANNOUNCEMENTS_IN_FLIGHT_MAX: Final = 500
+#: At shutdown, for the ends of our own connections to be read back and announced.
+LAST_ANNOUNCEMENTS_SECONDS: Final = 3.0
 #: Announcements of one partition that a replica remembers for a sweeper that does not announce them (200 B each). Above
 #: it announces them itself: repeats do no harm, a loss would.
 ANNOUNCEMENTS_KEPT_MAX: Final = 20_000

@@ -32,10 +32,9 @@ from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.clusters import DEFAULT, Clusters
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.gateway import GatewayStatus
-from proxy.kafka.internal import InternalTopic, ensure_internal, nodes_topic, sessions_topic
+from proxy.kafka.internal import Topic, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
-from proxy.kafka.topics import UNREACHABLE
 from proxy.metrics import GatewayMetrics, Metrics
 from proxy.mqtt.packets import ReasonCode
 from proxy.net.listener import Listener
@@ -55,9 +54,8 @@ _RELOADED = frozenset({"routing.rules", "routing.preset", "routing.match", "rout
 class Node:
     """One replica."""
 
-    def __init__(self, settings: Settings, *, embedded: bool = False) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._embedded = embedded
         self.metrics = Metrics()
         self.clusters = Clusters(
             {
@@ -227,10 +225,9 @@ class Node:
 
     async def start(self) -> None:
         """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
-        await self._ensure_internal()
         routes = self.uplink.routes
         further = {name: routes.topics(name) for name in self.clusters.gateways if name != DEFAULT}
-        await self.clusters.start({DEFAULT: [*self.topics, *(topic.name for topic in self._internal)], **further})
+        await self.clusters.start({DEFAULT: self.topics, **further}, self._internal)
         self._check_md5_partitions(self.topics)
         await self._join()
         for listener in self.settings.listeners:
@@ -252,31 +249,8 @@ class Node:
         if self.running.done():
             await self.running
 
-    async def _ensure_internal(self) -> None:
-        """The topics of the session log, as they must be. Raises ConfigError."""
-        if self._embedded:
-            log.info("the Kafka in memory cannot be asked how its topics are kept: not checked")
-            return
-        kafka = self.settings.kafka
-        while True:
-            try:
-                await ensure_internal(
-                    self.client_options,
-                    self._internal,
-                    create=kafka.create_topics,
-                    replication_factor=kafka.replication_factor,
-                )
-                return
-            except UNREACHABLE as error:
-                directory = self.gateway.directory
-                fault = await directory.look_for_fault()
-                if fault:
-                    raise fault from error
-                log.warning("kafka does not answer", extra=directory.trouble(error))
-                await asyncio.sleep(limits.RETRY_SECONDS)
-
     @property
-    def _internal(self) -> list[InternalTopic]:
+    def _internal(self) -> list[Topic]:
         kafka = self.settings.kafka
         partitions = max(kafka.partitions, limits.SESSION_PARTITIONS_MIN)
         return [sessions_topic(kafka.internal_prefix, partitions), nodes_topic(kafka.internal_prefix)]
@@ -320,16 +294,17 @@ class Node:
         self.listener.stop()
         left = max(1.0, drain_seconds - (monotonic() - began))
         unsettled = await self.clusters.flush(left)
-        await self._leave()
+        await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
         await self.clusters.stop()
         self.chain.close()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
-    async def _leave(self) -> None:
-        """Out of the registry, now that every connection's end is in the log."""
+    async def _leave(self, timeout_seconds: float) -> None:
+        """Out of the registry, now that the end of every connection is in the log; in that time they are announced."""
         if self.running is None:
             return
         if self.gateway.status().ready:
+            await self.membership.announce_all(timeout_seconds)
             self.membership.leave()
             await self.gateway.flush(limits.PRODUCER_STOP_SECONDS_MAX)
         self.running.cancel()
@@ -403,8 +378,6 @@ async def _serve(
     settings: Settings,
     read: Callable[[], Settings],
     companion: Callable[[Node], Coroutine[Any, Any, None]],
-    *,
-    embedded: bool = False,
 ) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
@@ -412,7 +385,7 @@ async def _serve(
     gc.set_threshold(*limits.GC_THRESHOLDS)
     for warning in settings.warnings():
         log.warning(warning)
-    node = Node(settings, embedded=embedded)
+    node = Node(settings)
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -479,7 +452,7 @@ async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
         return given.model_copy(update={"kafka": given.kafka.model_copy(update=there)})
 
     try:
-        return await _serve(embedded(settings), lambda: embedded(read()), _print_records, embedded=True)
+        return await _serve(embedded(settings), lambda: embedded(read()), _print_records)
     finally:
         await kafka.stop()
 

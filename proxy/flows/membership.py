@@ -72,6 +72,8 @@ class Membership:
         self._dismiss = dismiss
         self._nonce = secrets.randbits(63)
         self._heartbeats = 0
+        #: Set when this replica leaves and there is no other.
+        self._last_one = False
         self._log: LogReader | None = None
         self._nodes: LogReader | None = None
 
@@ -94,6 +96,20 @@ class Membership:
     def silence_seconds(self) -> float:
         """How long the session log has not been heard."""
         return self._log.silence_seconds if self._log is not None else 0.0
+
+    async def announce_all(self, timeout_seconds: float) -> None:
+        """Returns when what was written until now has been read back, and announced where that is our turn: else the
+        ends of our connections would be told by whoever sweeps next. Or when the time is over.
+        """
+        since_ms, deadline = wall_ms(), monotonic() + timeout_seconds
+        if [node.name for node in self.registry.alive(monotonic())] == [self.settings.node]:
+            # Nobody else would, and our own turn may not have come yet.
+            self._last_one = True
+            self._presence.take_turns(frozenset(range(len(self._sessions.tables))))
+        while self.joined.is_set() and self._log is not None and monotonic() < deadline:
+            if await self._log.has_read_since(since_ms) and not self._presence.to_announce:
+                break
+            await asyncio.sleep(limits.FLUSH_POLL_SECONDS)
 
     def leave(self) -> None:
         """Takes this replica out of the registry, once its connections are gone."""
@@ -231,7 +247,8 @@ class Membership:
                 self._forget_tombstones()
             if any(not self._sessions.tables[number].sweeping for number in mine):
                 await self._read_marks(turns)
-            self._presence.take_turns(mine)
+            if not self._last_one:
+                self._presence.take_turns(mine)
             for number, table in enumerate(self._sessions.tables):
                 newly = number in mine and not table.sweeping
                 table.sweeping = number in mine

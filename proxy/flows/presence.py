@@ -100,6 +100,11 @@ class Presence:
         """Announcements that nobody is known to have made yet."""
         return sum(len(partition.waiting) for partition in self._partitions)
 
+    @property
+    def to_announce(self) -> int:
+        """Those of them that are ours to make."""
+        return sum(len(partition.waiting) for partition in self._partitions if partition.mine)
+
     # ---- what is read ----
 
     def view_changed(self, number: int, before: SessionRecord | None, record: SessionRecord) -> None:

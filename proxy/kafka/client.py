@@ -23,6 +23,7 @@ from proxy.errors import ConfigError, GatewayError, Refusal
 from proxy.kafka.batches import BatchPace, Entry, PartitionQueue, md5_partition, settle_entries
 from proxy.kafka.dead_letters import DeadLetters
 from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Partitioner, Recipient
+from proxy.kafka.internal import Topic
 from proxy.kafka.partitions import PartitionWorker
 from proxy.kafka.producers import ProducerSlot
 from proxy.kafka.topics import UNREACHABLE, TopicDirectory
@@ -94,13 +95,13 @@ class AioKafkaGateway:
 
     # ---- life ----
 
-    async def start(self, topics: Sequence[str]) -> None:
+    async def start(self, topics: Sequence[str], internal: Sequence[Topic] = ()) -> None:
         settings, directory = self.settings, self.directory
         if not self._tasks:
             # The deadline holds for what waits for the start too.
             self._tasks = [asyncio.create_task(self._every(limits.RETRY_SECONDS, self._watch))]
         topics = [*topics, settings.dead_letter_topic] if settings.dead_letter_topic else topics
-        self._start_topics = frozenset(topics)
+        self._start_topics = frozenset((*topics, *(topic.name for topic in internal)))
         while True:
             try:
                 await directory.connect()
@@ -109,6 +110,7 @@ class AioKafkaGateway:
                     create=settings.create_topics,
                     partitions=settings.partitions,
                     replication_factor=settings.replication_factor,
+                    internal=internal,
                 )
                 directory.fault = None
                 break

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from proxy import limits
 from proxy.errors import ConfigError
 from proxy.kafka.client import AioKafkaGateway
+from proxy.kafka.internal import Topic
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +28,15 @@ class Clusters:
         self.problems: dict[str, ConfigError] = {}
         self._starting: list[asyncio.Task[None]] = []
 
-    async def start(self, topics: Mapping[str, Sequence[str]]) -> None:
-        """Returns once the default cluster has started; the others have a few seconds, then they go on by themselves,
-        and their records wait. Raises ConfigError: what a cluster that answers in that time says is wrong.
+    async def start(self, topics: Mapping[str, Sequence[str]], internal: Sequence[Topic]) -> None:
+        """Returns once the default cluster has started, where the `internal` topics are; the others have a few seconds,
+        then they go on by themselves, and their records wait. Raises ConfigError: what a cluster that answers in that
+        time says is wrong.
         """
         heard = {name: asyncio.Event() for name in self.gateways if name != DEFAULT}
         for name, event in heard.items():
             self._starting.append(asyncio.create_task(self._start_further(name, topics.get(name, []), event)))
-        await self.gateways[DEFAULT].start(topics[DEFAULT])
+        await self.gateways[DEFAULT].start(topics[DEFAULT], internal)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limits.CLUSTER_START_SECONDS):
                 for event in heard.values():

@@ -2,10 +2,10 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from aiokafka import errors as kafka_errors
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from proxy.errors import ConfigError
@@ -19,9 +19,9 @@ DELETE_RETENTION_MS_MIN: Final = 86_400_000
 
 
 @dataclass(slots=True)
-class InternalTopic:
-    """A topic of ours. `configs` are set when it is created; of a topic that exists, `exactly` must hold and `at_least`
-    must not be less.
+class Topic:
+    """A topic as it is to be. `configs` are set when it is created; of one that exists, `exactly` must hold and
+    `at_least` must not be less.
     """
 
     name: str
@@ -33,10 +33,16 @@ class InternalTopic:
     def configs(self) -> dict[str, str]:
         return {**self.exactly, **{name: str(value) for name, value in self.at_least.items()}}
 
+    def command(self, replication_factor: int) -> str:
+        """What an operator types to create it."""
+        configs = "".join(f" --config {name}={value}" for name, value in self.configs.items())
+        factor = f" --replication-factor {replication_factor}"
+        return f"kafka-topics.sh --create --topic {self.name} --partitions {self.partitions}{factor}{configs}"
 
-def sessions_topic(prefix: str, partitions: int) -> InternalTopic:
+
+def sessions_topic(prefix: str, partitions: int) -> Topic:
     """The session log: one record per client identifier is what remains."""
-    return InternalTopic(
+    return Topic(
         f"{prefix}sessions",
         partitions,
         {
@@ -48,72 +54,23 @@ def sessions_topic(prefix: str, partitions: int) -> InternalTopic:
     )
 
 
-def nodes_topic(prefix: str) -> InternalTopic:
+def nodes_topic(prefix: str) -> Topic:
     """The registry of replicas: their order is one, so it has one partition."""
-    return InternalTopic(f"{prefix}nodes", 1, {"cleanup.policy": "compact"})
+    return Topic(f"{prefix}nodes", 1, {"cleanup.policy": "compact"})
 
 
-async def ensure_internal(
-    options: dict[str, Any], topics: list[InternalTopic], *, create: bool, replication_factor: int
-) -> None:
-    """Creates what is missing and checks what is there. Raises ConfigError that names the topic and what is wrong with
-    it; aiokafka's errors when the cluster does not answer.
+async def check_internal(admin: AIOKafkaAdminClient, topics: list[Topic]) -> None:
+    """What an operator made, or an earlier version, must keep the same promises. Raises ConfigError that names the
+    topic and what is wrong with it.
     """
-    admin = AIOKafkaAdminClient(**options)
-    try:
-        await admin.start()
-        existing = set(await admin.list_topics())
-        missing = [topic for topic in topics if topic.name not in existing]
-        if missing and not create:
-            raise ConfigError(
-                "kafka.create_topics",
-                "false, and topics are missing; create them with\n" + _how(missing, replication_factor),
-            )
-        if missing:
-            await _create(admin, missing, replication_factor)
-        await _check(admin, [topic for topic in topics if topic.name in existing])
-    finally:
-        await admin.close()
-
-
-def _how(missing: list[InternalTopic], replication_factor: int) -> str:
-    return "\n".join(
-        f"  kafka-topics.sh --create --topic {topic.name} --partitions {topic.partitions}"
-        f" --replication-factor {replication_factor}"
-        + "".join(f" --config {name}={value}" for name, value in topic.configs.items())
-        for topic in missing
-    )
-
-
-async def _create(admin: AIOKafkaAdminClient, missing: list[InternalTopic], replication_factor: int) -> None:
-    wanted = [NewTopic(topic.name, topic.partitions, 1, topic_configs=topic.configs) for topic in missing]
-    for new in wanted:
-        # Set afterwards: that -1 asks for the broker's default is known to Kafka, but not to NewTopic.
-        new.replication_factor = replication_factor
-    try:
-        response = await admin.create_topics(wanted)
-    except AttributeError:
-        # How aiokafka says that the cluster names no controller, as it does while its brokers come up.
-        raise kafka_errors.NodeNotReadyError("no controller is known") from None
-    for name, code, *rest in response.topic_errors:
-        error = kafka_errors.for_code(code)
-        if error.retriable:
-            raise error(name)
-        if error is kafka_errors.NoError:
-            log.info("topic created", extra={"topic": name})
-        elif error is not kafka_errors.TopicAlreadyExistsError:
-            raise ConfigError(
-                "kafka.create_topics", f"topic {name} cannot be created: {(rest and rest[0]) or error.__name__}"
-            )
-
-
-async def _check(admin: AIOKafkaAdminClient, topics: list[InternalTopic]) -> None:
-    """What an operator made, or an earlier version, must keep the same promises."""
-    if not topics:
-        return
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
     found: dict[str, dict[str, str]] = {}
-    for response in await admin.describe_configs(resources):
+    try:
+        responses = await admin.describe_configs(resources) if resources else []
+    except kafka_errors.IncompatibleBrokerVersion:
+        log.warning("cluster does not tell how its topics are kept: not checked")
+        responses = []
+    for response in responses:
         for _, _, _, name, entries in response.resources:
             found[name] = {entry[0]: entry[1] for entry in entries}
     for topic in topics:

@@ -94,6 +94,15 @@ class LogReader:
         heard = [self._consumer.last_poll_timestamp(partition) or 0 for partition in self._partitions]
         return max(0.0, (wall_ms() - min(heard, default=0)) / 1000)
 
+    async def has_read_since(self, since_ms: int) -> bool:
+        """Whether every partition was heard of after that time (wall clock), and all of it has been read."""
+        for partition in self._partitions:
+            heard = self._consumer.last_poll_timestamp(partition) or 0
+            end = self._consumer.highwater(partition) or 0
+            if heard <= since_ms or await self._consumer.position(partition) < end:
+                return False
+        return True
+
     async def stop(self) -> None:
         try:
             async with asyncio.timeout(limits.PRODUCER_STOP_SECONDS_MAX):

@@ -15,6 +15,7 @@ from proxy.clock import monotonic
 from proxy.errors import ConfigError
 from proxy.kafka.faults import find_fault
 from proxy.kafka.gateway import Destination, Headers
+from proxy.kafka.internal import Topic, check_internal
 
 log = logging.getLogger(__name__)
 
@@ -103,20 +104,29 @@ class TopicDirectory:
             except UNREACHABLE as error:
                 log.warning("admin client did not stop cleanly", extra={"error": repr(error)})
 
-    async def ensure(self, topics: Sequence[str], *, create: bool, partitions: int, replication_factor: int) -> None:
-        """Creates what is not there. Raises ConfigError: a topic is missing and may not or cannot be created; one of
-        UNREACHABLE: the cluster does not answer.
+    async def ensure(
+        self,
+        topics: Sequence[str],
+        *,
+        create: bool,
+        partitions: int,
+        replication_factor: int,
+        internal: Sequence[Topic] = (),
+    ) -> None:
+        """Creates what is not there; `internal` topics that are there must be as they say. Raises ConfigError: a topic
+        is missing and may not or cannot be created, or is not as it must be; one of UNREACHABLE: the cluster does not
+        answer.
         """
-        missing = sorted(set(topics) - set(await self._admin.list_topics()))
+        there = set(await self._admin.list_topics())
+        wanted = [*(Topic(name, partitions) for name in sorted(set(topics))), *internal]
+        missing = [topic for topic in wanted if topic.name not in there]
         if missing and not create:
-            commands = "\n".join(
-                f"  kafka-topics.sh --create --topic {topic} --partitions {partitions}"
-                f" --replication-factor {replication_factor}"
-                for topic in missing
-            )
+            commands = "\n".join(f"  {topic.command(replication_factor)}" for topic in missing)
             raise ConfigError("kafka.create_topics", f"false, and topics are missing; create them with\n{commands}")
         if missing:
-            await self._create(missing, partitions, replication_factor)
+            await self._create(missing, replication_factor)
+        await check_internal(self._admin, [topic for topic in internal if topic.name in there])
+        topics = [topic.name for topic in wanted]
         self._partitions = dict.fromkeys(topics, 0) | self._partitions
         hidden = await self._read_partitions()
         while not all(self._partitions[topic] for topic in topics) and not hidden:
@@ -163,11 +173,11 @@ class TopicDirectory:
             return False
         return True
 
-    async def _create(self, topics: list[str], partitions: int, replication_factor: int) -> None:
-        wanted = [NewTopic(topic, partitions, 1) for topic in topics]
-        for topic in wanted:
+    async def _create(self, topics: list[Topic], replication_factor: int) -> None:
+        wanted = [NewTopic(topic.name, topic.partitions, 1, topic_configs=topic.configs) for topic in topics]
+        for new in wanted:
             # Set afterwards: that -1 asks for the broker's default is known to Kafka, but not to NewTopic.
-            topic.replication_factor = replication_factor
+            new.replication_factor = replication_factor
         try:
             response = await self._admin.create_topics(wanted)
         except AttributeError:
@@ -178,7 +188,7 @@ class TopicDirectory:
             if error.retriable:
                 raise error(topic)
             if error is kafka_errors.NoError:
-                log.info("topic created", extra={"topic": topic, "partitions": partitions})
+                log.info("topic created", extra={"topic": topic})
             elif error is not kafka_errors.TopicAlreadyExistsError:
                 cause = (rest and rest[0]) or error.__name__
                 setting = _BLAMED.get(error, "kafka.create_topics")

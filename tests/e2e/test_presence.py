@@ -1,4 +1,4 @@
-"""What `<prefix>status` says of devices that come and go: every byte of the records but their time."""
+"""What `<prefix>status` says of devices that come and go: every byte but the time and the place in the session log."""
 
 import re
 import time
@@ -19,6 +19,8 @@ CLOCK_MS = 2_000
 KEEP_ALIVE_TIMEOUT, TAKEN_OVER, PROTOCOL_ERROR, MALFORMED, TOO_LARGE = 0x8D, 0x8E, 0x82, 0x81, 0x95
 DISCONNECT_WITH_WILL = 0x04
 
+Headers = list[tuple[str, bytes | None]]
+
 both_versions = pytest.mark.parametrize("version", [4, 5], ids=["3.1.1", "5.0"])
 
 
@@ -29,6 +31,7 @@ class Status:
         self._kafka = kafka
         self._topic = f"{proxy.topic_prefix}status"
         self._client_id = client_id
+        self._node = proxy.node
         self._since_ms = time.time() * 1000
 
     def wait_for(self, count: int) -> list[str]:
@@ -43,21 +46,22 @@ class Status:
     def _without_time(self, value: str) -> str:
         [stamp] = re.findall(r'"timestamp":(\d+),', value)
         assert self._since_ms - CLOCK_MS < int(stamp) < time.time() * 1000 + CLOCK_MS
-        return value.replace(stamp, "TIME")
+        place = r'"session_id":"[0-9a-f]{16}","epoch":\d+,"offset":\d+'
+        return re.sub(place, "PLACE", value.replace(stamp, "TIME")).replace(self._node, "NODE")
 
 
 def connected(client_id: str, version: int, username: str = "null", keep_alive: int = 60) -> str:
     return (
         f'{{"action":"connected","clientid":"{client_id}","username":{username},"keepalive":{keep_alive},'
         f'"ipaddress":"{ADDRESS}","proto_name":"MQTT","proto_ver":{version},"timestamp":TIME,"online":1,'
-        f'"node":"proxy-under-test","peer_cert_cn":null}}'
+        f'"node":"NODE","peer_cert_cn":null,PLACE}}'
     )
 
 
 def disconnected(client_id: str, reason: str, username: str = "null") -> str:
     return (
         f'{{"action":"disconnected","clientid":"{client_id}","username":{username},"reason":"{reason}",'
-        f'"timestamp":TIME,"online":0,"node":"proxy-under-test","peer_cert_cn":null}}'
+        f'"timestamp":TIME,"online":0,"node":"NODE","peer_cert_cn":null,PLACE}}'
     )
 
 
@@ -181,10 +185,12 @@ class TestWill:
         with Device(proxy.port, version) as device:
             device.connect(f"will-{version}", will=Will(topic, b"\x00gone\xff", retain=True))
         self.wait_for(proxy, kafka, topic, 1)
-        [record] = self.published(proxy, kafka, topic)
-        assert record == (b"\x00gone\xff", [
+        [(value, headers)] = self.published(proxy, kafka, topic)
+        assert (value, headers[:3]) == (b"\x00gone\xff", [
             ("mqtt.topic", topic.encode()), ("mqtt.clientid", f"will-{version}".encode()), ("mqtt.retain", b"1"),
         ])  # fmt: skip
+        # Its place in the session log, by which repeats are known.
+        assert [name for name, place in headers[3:] if (place or b"").isdigit()] == ["mqk.offset", "mqk.epoch"]
 
     def test_goes_with_a_normal_disconnect_and_stays_with_another(
         self, proxy: ProxyProcess, kafka: KafkaBroker
@@ -197,7 +203,7 @@ class TestWill:
         self.wait_for(proxy, kafka, topic, 1)
         assert [value for value, _ in self.published(proxy, kafka, topic)] == [bytes([DISCONNECT_WITH_WILL])]
 
-    def published(self, proxy: ProxyProcess, kafka: KafkaBroker, topic: str) -> list[tuple[bytes | None, object]]:
+    def published(self, proxy: ProxyProcess, kafka: KafkaBroker, topic: str) -> list[tuple[bytes | None, Headers]]:
         records = kafka.read(f"{proxy.topic_prefix}sub_status")
         return [(record.value, record.headers) for record in records if record.key == topic.encode()]
 

@@ -9,21 +9,27 @@ from proxy.errors import ConfigError
 from proxy.kafka.internal import (
     COMPACTION_LAG_MS_MIN,
     DELETE_RETENTION_MS_MIN,
-    InternalTopic,
-    ensure_internal,
+    Topic,
     nodes_topic,
     sessions_topic,
 )
+from proxy.kafka.topics import TopicDirectory
 from tests.support.kafka_broker import KafkaBroker
 
 
-def wanted(topic: str) -> list[InternalTopic]:
+def wanted(topic: str) -> list[Topic]:
     return [sessions_topic(f"_{topic}_", 13), nodes_topic(f"_{topic}_")]
 
 
-async def ensure(kafka: KafkaBroker, topics: list[InternalTopic], **options: Any) -> None:
-    options = {"create": True, "replication_factor": 1, **options}
-    await ensure_internal({"bootstrap_servers": kafka.bootstrap}, topics, **options)
+async def ensure(kafka: KafkaBroker, topics: list[Topic], **options: Any) -> None:
+    directory = TopicDirectory([kafka.bootstrap], "tests", {})
+    await directory.connect()
+    try:
+        await directory.ensure(
+            [], **{"create": True, "partitions": 1, "replication_factor": 1, **options}, internal=topics
+        )
+    finally:
+        await directory.close()
 
 
 def configs(kafka: KafkaBroker, topic: str) -> dict[str, str]:

@@ -52,6 +52,7 @@ class ProxyProcess:
             **(settings or {}),
         }
         self.topic_prefix = str(self._settings["kafka.topic_prefix"])
+        self.node = str(self._settings["node.id"])
         self._config = directory / f"proxy-{self.port}.toml"
         self._process: Process | None = None
 

@@ -9,7 +9,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,23 @@ DELIVERY_SECONDS = 300.0
 
 @dataclass
 class Told:
-    """One device, as its library and its application saw it."""
+    """One device, as its library and its application saw it. `refused` are the numbers of messages that the library
+    gave back to the application, unsent.
+    """
 
     client_id: str
     session_present: list[bool]
     published: int
     unacknowledged: int
+    refused: list[int] = field(default_factory=list)
 
     @property
     def payloads(self) -> list[str]:
-        return [f"{self.client_id} {number}" for number in range(1, self.published + 1)]
+        numbers = range(1, self.published + 1)
+        return [self.payload(number) for number in numbers if number not in self.refused]
+
+    def payload(self, number: int) -> str:
+        return f"{self.client_id} {number}"
 
 
 class Peers:
@@ -170,6 +177,7 @@ def check_nothing_lost(devices: Sequence[Told], found: Counter[str]) -> None:
         lost = [payload for payload in device.payloads if payload not in found]
         assert not lost, (device, lost)
         assert not device.unacknowledged, device
+        assert not any(device.payload(number) in found for number in device.refused), device
 
 
 def _figures(devices: Sequence[Told], found: Counter[str]) -> dict[str, Any]:
@@ -180,6 +188,7 @@ def _figures(devices: Sequence[Told], found: Counter[str]) -> dict[str, Any]:
         "published": len(payloads),
         "lost": sum(payload not in found for payload in payloads),
         "repeats": sum(max(found[payload] - 1, 0) for payload in payloads),
+        "given back": sum(len(device.refused) for device in devices),
         "reconnects": len(reconnects),
         "session present 0": reconnects.count(False),
     }

@@ -11,6 +11,12 @@ const AT_A_TIME = 20;
 const SESSION_EXPIRY_SECONDS = 3600;
 const RECONNECT_MS = 200;
 const CONNACK_MS = 15000;
+// What PUBCOMP says of a PUBREL that came before: the connection broke between them. The message has arrived, but
+// MQTT.js calls it an error.
+const IDENTIFIER_NOT_FOUND = 0x92;
+// What MQTT.js says of a message that it was given while it was sending others again, when the connection breaks before
+// it is through with them (`_flushStoreProcessingQueue`): it has neither sent nor kept it, so it is the application's.
+const REFUSED = "Connection closed";
 const ALL_ACKNOWLEDGED_MS = 60000;
 
 function startDevice(number, port) {
@@ -20,6 +26,7 @@ function startDevice(number, port) {
     session_present: [],
     published: 0,
     unacknowledged: 0,
+    refused: [],
   };
   const client = mqtt.connect(`mqtt://127.0.0.1:${port}`, {
     protocolVersion,
@@ -41,10 +48,12 @@ function startDevice(number, port) {
 
 function publish({ device, client }, qos) {
   if (!device.session_present.length || device.unacknowledged >= AT_A_TIME) return;
-  device.published += 1;
+  const number = (device.published += 1);
   device.unacknowledged += 1;
-  client.publish(`tlink/${device.client_id}/up`, `${device.client_id} ${device.published}`, { qos }, (error) => {
-    if (!error) device.unacknowledged -= 1;
+  client.publish(`tlink/${device.client_id}/up`, `${device.client_id} ${number}`, { qos }, (error) => {
+    if (error && error.message === REFUSED) device.refused.push(number);
+    else if (error && error.code !== IDENTIFIER_NOT_FOUND) return;
+    device.unacknowledged -= 1;
   });
 }
 

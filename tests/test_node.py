@@ -76,12 +76,9 @@ class Gateway(MemoryGateway):
 
 @pytest.fixture(autouse=True)
 def kafka_in_memory(monkeypatch: pytest.MonkeyPatch) -> MemoryKafka:
-    async def ensure_internal(*_args: object, **_options: object) -> None: ...
-
     Gateway.kafka = MemoryKafka()
     Gateway.kafka.install(monkeypatch)
     monkeypatch.setattr(limits, "SWEEP_SECONDS", 0.01)
-    monkeypatch.setattr(node, "ensure_internal", ensure_internal)
     monkeypatch.setattr(node, "AioKafkaGateway", Gateway)
     monkeypatch.setattr("uvicorn.server.asyncio", ShortSleeps())
     return Gateway.kafka

@@ -28,7 +28,7 @@ class Clusters:
         self.problems: dict[str, ConfigError] = {}
         self._starting: list[asyncio.Task[None]] = []
 
-    async def start(self, topics: Mapping[str, Sequence[str]], internal: Sequence[Topic]) -> None:
+    async def start(self, topics: Mapping[str, Sequence[str]], internal: Sequence[Topic] = ()) -> None:
         """Returns once the default cluster has started, where the `internal` topics are; the others have a few seconds,
         then they go on by themselves, and their records wait. Raises ConfigError: what a cluster that answers in that
         time says is wrong.

@@ -10,6 +10,7 @@ from proxy.errors import GatewayError
 if TYPE_CHECKING:
     from proxy.kafka.batches import PartitionQueue
     from proxy.kafka.dead_letters import DeadLetters
+    from proxy.kafka.internal import Topic
 
 #: Which partition a key goes to, out of so many. Another number than one of those refuses the record.
 Partitioner = Callable[[bytes, int], int]
@@ -88,8 +89,10 @@ class KafkaGateway(Protocol):
     #: Where records go that can never be stored; None: their recipients are told of the refusal.
     dead_letters: "DeadLetters | None"
 
-    async def start(self, topics: Sequence[str]) -> None:
-        """Returns once Kafka has answered and every topic is there. Raises ConfigError: a topic is missing."""
+    async def start(self, topics: Sequence[str], internal: Sequence["Topic"] = ()) -> None:
+        """Returns once Kafka has answered and every topic is there. Raises ConfigError: a topic is missing, or an
+        `internal` one is not as it must be.
+        """
         ...
 
     async def add_topics(self, topics: Sequence[str]) -> None:

@@ -503,3 +503,80 @@ async def test_restored_identifiers_are_used_once_the_log_does_not_list_them(rep
     await settled(replica)
     assert again.take() == PUBCOMP + PUBREC
     assert stored(replica) == [b"x", b"another"]
+
+
+@BOTH
+async def test_a_message_that_waits_for_the_log_goes_with_its_connection(replica: Replica, version: int) -> None:
+    device = resuming(replica, version=version)
+    replica.log.hold()
+    device.publish(qos=2)
+    device.vanish()
+    replica.log.release()
+    await settled(replica)
+    assert stored(replica) == []
+    again = resuming(replica, version=version)
+    assert again.present
+    await assert_completes(replica, again, version)
+
+
+@BOTH
+async def test_a_message_before_goodbye_is_stored_though_the_log_is_late(replica: Replica, version: int) -> None:
+    device = resuming(replica, version=version)
+    replica.log.hold()
+    device.publish(qos=2)
+    device.disconnect()
+    await settled(replica)
+    assert stored(replica) == [b"x"]
+    replica.log.release()
+    again = resuming(replica, version=version)
+    assert again.present
+    await assert_completes(replica, again, version)
+
+
+@BOTH
+async def test_what_was_set_aside_at_the_end_waits_for_the_log_too(replica: Replica, version: int) -> None:
+    device = resuming(replica, version=version)
+    device.publish(qos=2)
+    await settled(replica)
+    device.vanish()
+    replica.log.hold()
+    again = Device(replica, version)
+    fields = {"properties": {SESSION_EXPIRY_INTERVAL: 60}} if version == MQTT_5_0 else {}
+    again.connect("device", clean_start=False, **fields)
+    replica.log.release(1)
+    again.publish(qos=2, packet_id=2, payload=b"another")
+    again.vanish()
+    replica.log.release()
+    await settled(replica)
+    assert stored(replica) == [b"x"]
+
+
+async def test_the_log_is_told_of_what_a_takeover_inherits(replica: Replica) -> None:
+    """Another replica could not know the message that Kafka has not answered, so there the session is not present."""
+    beside = Replica(node="node-8", beside=replica)
+    device = resuming(replica)
+    await settled(replica)
+    replica.gateway.hold()
+    device.publish(qos=2)
+    assert resuming(replica).present
+    replica.gateway.release()
+    assert not resuming(beside).present
+
+
+@BOTH
+async def test_a_takeover_and_at_once_another_elsewhere(replica: Replica, version: int) -> None:
+    """The first one's CLAIM lists what waits for PUBREL, but not what is still on its way to Kafka."""
+    beside = Replica(node="node-8", beside=replica)
+    device = resuming(replica, version=version)
+    await settled(replica)
+    replica.gateway.hold()
+    device.publish(qos=2)
+    replica.log.hold()
+    fields = {"properties": {SESSION_EXPIRY_INTERVAL: 60}} if version == MQTT_5_0 else {}
+    Device(replica, version).connect("device", clean_start=False, **fields)
+    elsewhere = Device(beside, version)
+    elsewhere.connect("device", clean_start=False, **fields)
+    replica.log.release()
+    connack = elsewhere.take()
+    assert (connack[0], connack[2]) == (0x20, 0)
+    replica.gateway.release()

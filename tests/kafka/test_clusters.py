@@ -11,6 +11,7 @@ from proxy import limits
 from proxy.errors import ConfigError, Refusal
 from proxy.kafka.client import AioKafkaGateway
 from proxy.kafka.clusters import Clusters
+from proxy.kafka.internal import Topic
 from tests.kafka.conftest import gateway_settings, new_gateway, until
 from tests.kafka.outcomes import Outcomes, send
 from tests.support.kafka_broker import VERSIONS, KafkaBroker
@@ -27,12 +28,12 @@ class Gateway(MemoryGateway):
         self.started_with: Sequence[str] | None = None
         self.stopped = False
 
-    async def start(self, topics: Sequence[str]) -> None:
+    async def start(self, topics: Sequence[str], internal: Sequence[Topic] = ()) -> None:
         await self.up.wait()
         if self.problem is not None:
             raise self.problem
         self.started_with = topics
-        await super().start(topics)
+        await super().start(topics, internal)
 
     async def stop(self) -> None:
         self.stopped = True

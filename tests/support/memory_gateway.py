@@ -13,6 +13,7 @@ from proxy.errors import GatewayError, Refusal
 from proxy.kafka.batches import Entry, PartitionQueue, md5_partition, settle_entries
 from proxy.kafka.dead_letters import DeadLetters
 from proxy.kafka.gateway import Destination, GatewayStatus, Headers, Partitioner, Recipient
+from proxy.kafka.internal import Topic
 from tests.support.kafka_broker import Record
 
 #: Partitions of a topic unless it is told otherwise.
@@ -91,7 +92,7 @@ class MemoryGateway:
 
     # ---- KafkaGateway ----
 
-    async def start(self, topics: Sequence[str]) -> None:
+    async def start(self, topics: Sequence[str], internal: Sequence[Topic] = ()) -> None:
         for topic in topics:
             self._partitions.setdefault(topic, PARTITIONS)
 

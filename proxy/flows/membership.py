@@ -149,8 +149,7 @@ class Membership:
                 self._learn_marks(turns),
             )
         finally:
-            for each in (nodes, sessions, turns):
-                await each.stop()
+            await asyncio.gather(nodes.stop(), sessions.stop(), turns.stop())
 
     async def _join(self, nodes: LogReader) -> None:
         """Returns once our JOIN has been read back: its offset is the number of this incarnation."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
@@ -104,11 +104,7 @@ class LogReader:
         return True
 
     async def stop(self) -> None:
-        try:
-            async with asyncio.timeout(limits.PRODUCER_STOP_SECONDS_MAX):
-                await self._consumer.stop()
-        except Exception as error:
-            log.warning("reader did not stop cleanly", extra={"topic": self.topic, "error": repr(error)})
+        await _stop(self._consumer.stop, self.topic)
 
     async def _has_reached(self, ends: dict[TopicPartition, int]) -> bool:
         return all([await self._consumer.position(partition) >= end for partition, end in ends.items()])
@@ -198,12 +194,7 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("group of sweepers does not answer", extra={"error": repr(error)})
 
     async def stop(self) -> None:
-        for close in (self._consumer.stop, self._admin.close):
-            try:
-                async with asyncio.timeout(limits.PRODUCER_STOP_SECONDS_MAX):
-                    await close()
-            except Exception as error:
-                log.warning("group member did not stop cleanly", extra={"error": repr(error)})
+        await asyncio.gather(_stop(self._consumer.stop, self._topic), _stop(self._admin.close, self._topic))
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """As aiokafka calls it."""
@@ -213,3 +204,12 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
         """As aiokafka calls it."""
         self._consumer.pause(*assigned)
         self.mine = frozenset(partition.partition for partition in assigned)
+
+
+async def _stop(stop: Callable[[], Awaitable[None]], topic: str) -> None:
+    """aiokafka may wait for brokers that do not answer."""
+    try:
+        async with asyncio.timeout(limits.PRODUCER_STOP_SECONDS_MAX):
+            await stop()
+    except Exception as error:
+        log.warning("kafka client did not stop cleanly", extra={"topic": topic, "error": repr(error)})

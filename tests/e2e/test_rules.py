@@ -107,12 +107,13 @@ def test_topics_made_of_device_data(start_proxy: StartProxy, kafka: KafkaBroker)
     kafka.create_topic("made-berlin", 4)
     proxy = start_proxy(
         {
-            "routing.rules": rules, "routing.allowed_topics": ["made-*", "_mqk_*"],
+            "routing.rules": rules, "routing.allowed_topics": ["made-*", "_ours_*"],
+            "kafka.internal_prefix": "_ours_",
             "kafka.delivery_timeout_seconds": 3,
         }
     )  # fmt: skip
     causes = {
-        "_mqk_sessions": b"topic_internal",
+        "_ours_sessions": b"topic_internal",
         "made-" + "x" * 295: b"topic_invalid",
         "made-a/b": b"topic_invalid",
         "other": b"topic_not_allowed",

@@ -93,7 +93,7 @@ class MemoryGateway:
     # ---- KafkaGateway ----
 
     async def start(self, topics: Sequence[str], internal: Sequence[Topic] = ()) -> None:
-        for topic in topics:
+        for topic in (*topics, *(each.name for each in internal)):
             self._partitions.setdefault(topic, PARTITIONS)
 
     async def add_topics(self, topics: Sequence[str]) -> None:

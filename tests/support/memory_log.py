@@ -74,6 +74,10 @@ class MemoryReader:
             self._poll()
             await asyncio.sleep(0.001)
 
+    async def has_read_since(self, since_ms: int) -> bool:
+        self._poll()
+        return True
+
     async def stop(self) -> None:
         self._kafka.open.discard(self)
 

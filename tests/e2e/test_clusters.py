@@ -31,7 +31,7 @@ def test_a_further_cluster_that_is_down_at_start(start_proxy: StartProxy, mortal
         with Device(proxy.port) as device:
             device.connect("unconcerned")
             device.publish_acknowledged("tlink/unconcerned", b"stored")
-        assert checks(proxy) == {"kafka": True, "kafka.backup": False, "started": True, "safe": True}
+        assert [name for name, ok in checks(proxy).items() if not ok] == ["kafka.backup"]
         assert proxy.get("/healthz").status == 503
         assert proxy.get("/readyz").status == 200
         assert proxy.metric('mqk_kafka_ready{cluster="default"}') == 1

@@ -294,21 +294,23 @@ class Node:
         self.listener.stop()
         left = max(1.0, drain_seconds - (monotonic() - began))
         unsettled = await self.clusters.flush(left)
-        await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
-        await self.clusters.stop()
+        if not unsettled:
+            await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
+        await asyncio.gather(self._stop_membership(), self.clusters.stop())
         self.chain.close()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
     async def _leave(self, timeout_seconds: float) -> None:
         """Out of the registry, now that the end of every connection is in the log; in that time they are announced."""
-        if self.running is None:
-            return
         if self.gateway.status().ready:
             await self.membership.announce_all(timeout_seconds)
             self.membership.leave()
             await self.gateway.flush(limits.PRODUCER_STOP_SECONDS_MAX)
-        self.running.cancel()
-        await asyncio.wait((self.running,))
+
+    async def _stop_membership(self) -> None:
+        if self.running is not None:
+            self.running.cancel()
+            await asyncio.wait((self.running,))
 
     def _check_md5_partitions(self, topics: list[str]) -> None:
         wanted = self.settings.routing.md5_partitions

@@ -30,7 +30,7 @@ def read_topics(bootstrap: str, topics: str, check: LogCheck) -> list[str]:
     try:
         names, partitions = _matching(consumer, topics)
         consumer.assign(partitions)
-        _read_to_ends(consumer, len(partitions), check)
+        _read_to_ends(consumer, {(each.topic, each.partition) for each in partitions}, check)
     except KafkaException as error:
         raise LoadError(f"reading Kafka at {bootstrap} failed: {error.args[0].str()}") from error
     finally:
@@ -44,16 +44,20 @@ def _matching(consumer: Consumer, topics: str) -> tuple[list[str], list[TopicPar
     return names, [TopicPartition(name, partition, 0) for name in names for partition in found[name].partitions]
 
 
-def _read_to_ends(consumer: Consumer, unfinished: int, check: LogCheck) -> None:
-    """The client says by an event of its own that it is at the end of a partition."""
+def _read_to_ends(consumer: Consumer, unfinished: set[tuple[str, int]], check: LogCheck) -> None:
+    """The client says by an event of its own that it is at the end of a partition, again when more has come since."""
     deadline = time.monotonic() + STALL_SECONDS
     while unfinished:
         messages = consumer.consume(_BATCH_RECORDS, timeout=1.0)
         if messages:
             deadline = time.monotonic() + STALL_SECONDS
         elif time.monotonic() > deadline:
-            raise LoadError(f"Kafka has sent nothing for {STALL_SECONDS:.0f} s, {unfinished} partitions are unread")
-        unfinished -= sum(_take(message, check) for message in messages)
+            raise LoadError(
+                f"Kafka has sent nothing for {STALL_SECONDS:.0f} s, {len(unfinished)} partitions are unread"
+            )
+        for message in messages:
+            if _take(message, check):
+                unfinished.discard((str(message.topic()), message.partition() or 0))
 
 
 def _take(message: Message, check: LogCheck) -> bool:

@@ -104,6 +104,9 @@ def two_rounds(proxy: ProxyProcess, directory: Path, connections: int, messages_
     """The proxy must be this test's own. AssertionError when it does not survive, or remembers who was there."""
     with Beside(proxy.port) as beside:
         wait_until(lambda: beside.messages >= messages_before, "the device beside has published", UNDISTURBED_SECONDS)
+        # By then the proxy has opened what it needs of Kafka, or that would be taken for what the rounds leave behind.
+        told = 'mqk_presence_records_total{result="stored"}'
+        wait_until(lambda: proxy.metric(told) == 1, "the device beside is announced", UNDISTURBED_SECONDS)
         before = beside.take()
         seen = Seen(descriptors(proxy.pid), [], [], p99(before), 0.0, 0)
         during: list[float] = []

@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from proxy import limits
 from proxy.clock import monotonic, wall_ms
+from proxy.kafka.metadata import pace
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ async def tail(options: dict[str, Any], topics: Sequence[str]) -> AsyncIterator[
     """Every record of these topics from their beginning, then each as it arrives; all partitions, no group."""
     consumer = AIOKafkaConsumer(*topics, **options, auto_offset_reset="earliest", enable_auto_commit=False)
     try:
-        await consumer.start()
+        await _start(consumer)
         async for record in consumer:
             yield record
     finally:
@@ -64,7 +65,7 @@ class LogReader:
 
     async def start(self) -> None:
         """Raises aiokafka's errors when the cluster does not answer."""
-        await self._consumer.start()
+        await _start(self._consumer)
         self._partitions = sorted(self._consumer.assignment())
 
     async def replay(self) -> None:
@@ -159,7 +160,7 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
     async def start(self) -> None:
         """Raises aiokafka's errors when the cluster does not answer."""
         await self._admin.start()
-        await self._consumer.start()
+        await _start(self._consumer)
         self._consumer.subscribe([self._topic], listener=self)
 
     async def marks(self, partitions: int) -> dict[int, tuple[int, str]]:
@@ -204,6 +205,11 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
         """As aiokafka calls it."""
         self._consumer.pause(*assigned)
         self.mine = frozenset(partition.partition for partition in assigned)
+
+
+async def _start(consumer: AIOKafkaConsumer) -> None:
+    await consumer.start()
+    pace(consumer._client)
 
 
 async def _stop(stop: Callable[[], Awaitable[None]], topic: str) -> None:

@@ -375,13 +375,7 @@ class World:
             return
         for replica in self.replicas:
             replica.behind = replica.behind or replica.position < cut
-        if (
-            log
-            and log[0].offset < cut
-            and log[0].rel
-            and log[0].state is None
-            and self._tombstone_may_go(log[0], whole)
-        ):
+        if log and log[0].offset < cut and log[0].rel and log[0].state is None and self._tombstone_may_go(log, whole):
             log.pop(0)
         self.log = log
 
@@ -392,12 +386,16 @@ class World:
             return False
         return not self.rules.announces_by_role or cut <= self.mark[0] + 1
 
-    def _tombstone_may_go(self, tombstone: SessionRecord, whole: bool) -> bool:
+    def _tombstone_may_go(self, log: list[SessionRecord], whole: bool) -> bool:
+        """`delete.retention.ms` leaves a day to mend what was written behind it."""
         if self.rules.announces_by_role and self.mark[0] < self.event_offset:
+            return False
+        left, truth = self.view_of(log[1:]), self.oracle.view(CLIENT)
+        if self.rules.compaction_waits_for_heals and left is not None and truth is not None and left.rank != truth.rank:
             return False
         return whole or all(
             not replica.up
-            or (replica.position > tombstone.offset and not replica.outbox)
+            or (replica.position > log[0].offset and not replica.outbox)
             or (replica.paused and replica.behind)
             for replica in self.replicas
         )

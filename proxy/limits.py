@@ -148,6 +148,8 @@ SESSION_PARTITIONS_MIN: Final = 12
 #: A broker answers a fetch at the latest after this, so a reader that hears nothing for longer knows it is cut off.
 LOG_FETCH_WAIT_MS: Final = 500
 LOG_POLL_MS: Final = 1_000
+#: How late a reader notices that a topic has more partitions.
+LOG_METADATA_MS: Final = 30_000
 #: Of one partition in one answer.
 LOG_FETCH_BYTES: Final = 1_048_576
 #: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.

@@ -18,6 +18,7 @@ from proxy.config import KafkaClient, Settings, changed, split_address
 from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
 from proxy.flows.access import Access, AccessSettings
+from proxy.flows.commands import CommandSettings, topic_owner
 from proxy.flows.downlink import Downlink
 from proxy.flows.drain import drain
 from proxy.flows.executor import Executor
@@ -29,13 +30,15 @@ from proxy.flows.membership import Membership, MembershipSettings
 from proxy.flows.presence import Presence
 from proxy.flows.reload import File, Reloader
 from proxy.flows.sessions import Sessions
+from proxy.flows.switchboard import Switchboard, SwitchboardSettings
 from proxy.flows.uplink import Uplink, UplinkSettings
+from proxy.flows.whereabouts import Whereabouts
 from proxy.flows.wills import Wills
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.clusters import DEFAULT, Clusters
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.gateway import GatewayStatus
-from proxy.kafka.internal import Topic, nodes_topic, sessions_topic
+from proxy.kafka.internal import Topic, inbox_topic, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics, Metrics
@@ -99,7 +102,7 @@ class Node:
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
         )
         self.presence.wills = Wills(self.uplink)
-        self.downlink = Downlink(limits.DOWNLINK_ACK_SECONDS, self.metrics)
+        self.downlink = Downlink(settings.commands.ack_timeout_seconds, self.metrics)
         self.executor = Executor(self.uplink, self.downlink)
         self.membership = Membership(
             MembershipSettings(
@@ -117,6 +120,7 @@ class Node:
             self._dismiss,
         )
         self.uplink.joined = self.membership.joined.is_set
+        self.switchboard = self._switchboard()
         loop = asyncio.get_running_loop()
         for gateway in self.clusters.gateways.values():
             gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
@@ -130,7 +134,7 @@ class Node:
 
     @property
     def topics(self) -> list[str]:
-        """Every Kafka topic that this replica writes to."""
+        """Every Kafka topic that this replica writes to for its devices."""
         return [*self.uplink.routes.topics(), self.settings.status_topic()]
 
     def _gateway(self, name: str, cluster: KafkaCluster) -> AioKafkaGateway:
@@ -138,6 +142,27 @@ class Node:
         table = f"kafka.clusters.{name}.client" if name else "kafka.client"
         client = client_options(ClientSettings(**cluster.client.model_dump()), metrics.token_request, table)
         return AioKafkaGateway(_gateway_settings(self.settings, cluster, client, table), metrics)
+
+    def _switchboard(self) -> Switchboard:
+        kafka, commands = self.settings.kafka, self.settings.commands
+        return Switchboard(
+            SwitchboardSettings(
+                f"{kafka.internal_prefix}inbox",
+                commands.ack_timeout_seconds,
+                CommandSettings(
+                    self.client_options,
+                    kafka.topic_prefix,
+                    commands.group,
+                    commands.start,
+                    commands.max_age_seconds,
+                    topic_owner(commands.owner),
+                ),
+            ),
+            self.gateway,
+            Whereabouts(self.membership, self.sessions, monotonic),
+            self.executor,
+            self.metrics,
+        )
 
     # ---- what the operator sees ----
 
@@ -197,6 +222,17 @@ class Node:
         self._add_session_gauges()
         self._add_kafka_gauges()
         self._add_downlink_gauges()
+        self._add_command_gauges()
+
+    def _add_command_gauges(self) -> None:
+        gauge, total, board = self.metrics.gauge, self.metrics.total, self.switchboard
+        inbox, commands = board.inbox, board.commands
+        gauge("mqk_commands_in_flight", "Commands that are not settled", lambda: board.control.in_flight)
+        gauge("mqk_commands_uncommitted", "Records that wait to be committed", lambda: commands.uncommitted)
+        total("mqk_command_results_lost", "Results that Kafka did not take", lambda: commands.results_lost)
+        total("mqk_inbox_letters_sent", "Records for other replicas", lambda: inbox.letters_sent)
+        total("mqk_inbox_letters_read", "Records of other replicas", lambda: inbox.letters_read)
+        total("mqk_inbox_records_unreadable", "Records that are not ours", lambda: inbox.unreadable)
 
     def _add_downlink_gauges(self) -> None:
         gauge, downlink, uplink = self.metrics.gauge, self.downlink, self.uplink
@@ -244,8 +280,10 @@ class Node:
         """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
         routes = self.uplink.routes
         further = {name: routes.topics(name) for name in self.clusters.gateways if name != DEFAULT}
-        await self.clusters.start({DEFAULT: self.topics, **further}, self._internal)
+        topics = [*self.topics, *self.settings.command_topics()]
+        await self.clusters.start({DEFAULT: topics, **further}, self._internal)
         self._check_md5_partitions(self.topics)
+        await self.switchboard.open()
         await self._join()
         for listener in self.settings.listeners:
             host, port = split_address(listener.bind)
@@ -255,6 +293,7 @@ class Node:
                 complaint = f"cannot listen on {listener.bind}: {error.strerror or error}"
                 raise ConfigError("listeners.bind", complaint) from None
             log.info("listening", extra={"host": host, "port": bound})
+        self.switchboard.read()
         self.started.set()
 
     async def _join(self) -> None:
@@ -270,7 +309,8 @@ class Node:
     def _internal(self) -> list[Topic]:
         kafka = self.settings.kafka
         partitions = max(kafka.partitions, limits.SESSION_PARTITIONS_MIN)
-        return [sessions_topic(kafka.internal_prefix, partitions), nodes_topic(kafka.internal_prefix)]
+        prefix = kafka.internal_prefix
+        return [sessions_topic(prefix, partitions), nodes_topic(prefix), inbox_topic(prefix)]
 
     def _dismiss(self, detail: str) -> None:
         """Lets all devices go: what this replica knew of them can no longer be trusted."""
@@ -307,6 +347,7 @@ class Node:
         began = monotonic()
         self.membership.state = "draining"
         drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
+        await self.switchboard.stop_reading(min(limits.COMMAND_REVOKE_SECONDS_MAX, drain_seconds / 4))
         if self.started.is_set():
             await drain(self.listener, self.uplink, drain_seconds)
         self.listener.stop()
@@ -314,7 +355,7 @@ class Node:
         unsettled = await self.clusters.flush(left)
         if not unsettled:
             await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
-        await asyncio.gather(self._stop_membership(), self.clusters.stop())
+        await asyncio.gather(self._stop_membership(), self.switchboard.close(), self.clusters.stop())
         self.chain.close()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
@@ -463,9 +504,10 @@ async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Even
 
 async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     kafka = EmbeddedKafka()
-    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes")]
+    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes", "inbox")]
     dead_letters = [topic] if (topic := settings.dead_letter_topic()) else []
-    await kafka.start([*route_table(settings).topics(), settings.status_topic(), *dead_letters, *internal])
+    public = [*route_table(settings).topics(), settings.status_topic(), *settings.command_topics()]
+    await kafka.start([*public, *dead_letters, *internal])
     there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1, "client": KafkaClient()}
 
     def embedded(given: Settings) -> Settings:
@@ -491,7 +533,7 @@ MQTT is on {host}:{port}, health and metrics on http://{settings.admin.bind}/hea
 Every record is shown as it arrives in Kafka. Ctrl-C stops.
 """
     )
-    async for record in tail(node.client_options, node.topics):
+    async for record in tail(node.client_options, [*node.topics, *settings.command_topics()]):
         key = (record.key or b"").decode(errors="replace")
         value = (record.value or b"").decode(errors="replace")
         _say(f"{record.topic}[{record.partition}]@{record.offset}  key={key}  value={value}")

@@ -47,7 +47,7 @@ async def exposed() -> dict[str, tuple[str, str, str]]:
     # A counter with labels shows nothing until it has counted something.
     for counter in (node.metrics.connects, node.metrics.disconnects, node.metrics.kafka.dead_letters):
         counter.labels("any")
-    for counter in (node.metrics.kafka.failed_batches, node.metrics.kafka.token_requests):
+    for counter in (node.metrics.commands, node.metrics.kafka.failed_batches, node.metrics.kafka.token_requests):
         counter.labels("any", "any")
     found = {}
     for family in node.metrics.registry.collect():

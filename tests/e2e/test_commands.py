@@ -160,8 +160,8 @@ def test_kicked_wherever_they_are(cluster: Cluster, backend: Backend, devices: E
 
 def test_one_that_has_just_connected_is_hit(cluster: Cluster, backend: Backend, devices: ExitStack) -> None:
     for number, port in enumerate(cluster.ports):
-        victim = device(devices, port, f"just-{number}", "just")
-        backend.kick_out(username="just")
+        victim = device(devices, port, f"just-{number}", f"user-{number}")
+        backend.kick_out(username=f"user-{number}")
         backend.flush()
         assert victim.rest() == []
 

@@ -368,7 +368,8 @@ class SessionTable:
             return
         if session is None and self._is_ghost(packed):
             self._write_view(client_id, packed, RELEASED, TCP_CLOSED)
-        if self.sweeping and client_id in self._stale_last:
+        # A tombstone is forgotten one day, so whoever still knows it speaks: the sweeper may not.
+        if client_id in self._stale_last and (self.sweeping or _ends_session(packed)):
             self._repeat_view(client_id, packed)
 
     def _heal_own(self, session: LocalSession, packed: bytes | None) -> None:

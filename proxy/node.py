@@ -320,9 +320,17 @@ class Node:
                 raise ConfigError("routing.md5_partitions", f"{wanted}, but topic {topic} has {count} partitions")
 
 
-def serve(settings: Settings, read: Callable[[], Settings]) -> int:
-    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP."""
-    return _run(_serve(settings, read, _no_companion), settings)
+#: Takes the signals of a replica over: it is given the replica, and what tells it to stop (a second time: at once).
+#: What it returns runs as long as the replica.
+Attend = Callable[["Node", Callable[[], None]], Coroutine[Any, Any, None]]
+
+
+def serve(settings: Settings, read: Callable[[], Settings], attend: Attend | None = None) -> int:
+    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP. One of
+    several replicas is attended, and says in each line of the log which one it is.
+    """
+    main = _serve(settings, read, _no_companion, attend or _nobody_attends)
+    return _run(main, settings, settings.node.id if attend else None)
 
 
 def dev(settings: Settings, read: Callable[[], Settings]) -> int:
@@ -359,8 +367,8 @@ def route_table(settings: Settings) -> RouteTable:
     return compile_routes(specs or preset_specs(routing.preset), context)
 
 
-def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
-    logs.set_up(settings.log.level, settings.log.format, monotonic)
+def _run(main: Coroutine[Any, Any, int], settings: Settings, node: str | None = None) -> int:
+    logs.set_up(settings.log.level, settings.log.format, monotonic, node)
     for talkative in ("aiokafka", "httpx", "httpcore", "uvicorn"):
         logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -376,10 +384,15 @@ async def _no_companion(_node: Node) -> None:
     await asyncio.Event().wait()
 
 
+async def _nobody_attends(_node: Node, _stop: Callable[[], None]) -> None:
+    """Its signals are its own, and nobody waits for a sign of life."""
+
+
 async def _serve(
     settings: Settings,
     read: Callable[[], Settings],
     companion: Callable[[Node], Coroutine[Any, Any, None]],
+    attend: Attend,
 ) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
@@ -394,6 +407,7 @@ async def _serve(
         loop.add_signal_handler(number, signals.put_nowait, number)
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    attending = asyncio.create_task(attend(node, partial(signals.put_nowait, signal.SIGTERM)))
     admin = asyncio.create_task(node.admin.run_until_stopped())
     log.info("admin port open", extra={"port": node.admin.port})
     interrupted = asyncio.create_task(signals.get())
@@ -417,6 +431,7 @@ async def _serve(
     finally:
         node.admin.should_exit = True
         await admin
+        attending.cancel()
     return 128 + signal.SIGINT if interrupted.done() and interrupted.result() == signal.SIGINT else 0
 
 
@@ -454,7 +469,7 @@ async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
         return given.model_copy(update={"kafka": given.kafka.model_copy(update=there)})
 
     try:
-        return await _serve(embedded(settings), lambda: embedded(read()), _print_records)
+        return await _serve(embedded(settings), lambda: embedded(read()), _print_records, _nobody_attends)
     finally:
         await kafka.stop()
 

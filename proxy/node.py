@@ -118,6 +118,8 @@ class Node:
             make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
         )
         self.started = asyncio.Event()
+        #: How often who supervises this replica has started it.
+        self.starts = 1
         #: What keeps this replica among the others.
         self.running: asyncio.Task[None] | None = None
         self._add_gauges()
@@ -183,6 +185,7 @@ class Node:
         gauge("mqk_connections_held", "Connections that back-pressure holds", lambda: listener.held)
         total("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
         total("mqk_connections_failed", "Connections dropped for a bug of ours", lambda: listener.bugs)
+        total("mqk_starts", "How often this replica was started", lambda: self.starts)
         total("mqk_log_lines_suppressed", "Log lines of a flood, not written", logs.suppressed)
         gauge("mqk_logins_waiting", "Logins that are being checked", lambda: self.uplink.logins_waiting)
         gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
@@ -329,7 +332,7 @@ def serve(settings: Settings, read: Callable[[], Settings], attend: Attend | Non
     """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP. One of
     several replicas is attended, and says in each line of the log which one it is.
     """
-    main = _serve(settings, read, _no_companion, attend or _nobody_attends)
+    main = _serve(settings, read, _no_companion, attend)
     return _run(main, settings, settings.node.id if attend else None)
 
 
@@ -384,15 +387,11 @@ async def _no_companion(_node: Node) -> None:
     await asyncio.Event().wait()
 
 
-async def _nobody_attends(_node: Node, _stop: Callable[[], None]) -> None:
-    """Its signals are its own, and nobody waits for a sign of life."""
-
-
 async def _serve(
     settings: Settings,
     read: Callable[[], Settings],
     companion: Callable[[Node], Coroutine[Any, Any, None]],
-    attend: Attend,
+    attend: Attend | None = None,
 ) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
@@ -407,7 +406,8 @@ async def _serve(
         loop.add_signal_handler(number, signals.put_nowait, number)
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    attending = asyncio.create_task(attend(node, partial(signals.put_nowait, signal.SIGTERM)))
+    stop = partial(signals.put_nowait, signal.SIGTERM)
+    attending = [asyncio.create_task(attend(node, stop))] if attend is not None else []
     admin = asyncio.create_task(node.admin.run_until_stopped())
     log.info("admin port open", extra={"port": node.admin.port})
     interrupted = asyncio.create_task(signals.get())
@@ -431,7 +431,8 @@ async def _serve(
     finally:
         node.admin.should_exit = True
         await admin
-        attending.cancel()
+        for task in attending:
+            task.cancel()
     return 128 + signal.SIGINT if interrupted.done() and interrupted.result() == signal.SIGINT else 0
 
 
@@ -469,7 +470,7 @@ async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
         return given.model_copy(update={"kafka": given.kafka.model_copy(update=there)})
 
     try:
-        return await _serve(embedded(settings), lambda: embedded(read()), _print_records, _nobody_attends)
+        return await _serve(embedded(settings), lambda: embedded(read()), _print_records)
     finally:
         await kafka.stop()
 

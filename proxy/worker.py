@@ -58,8 +58,11 @@ class Slots:
     """When which slot may start a replica: at once, but not all the time. Pure: the time comes in."""
 
     def __init__(self, count: int) -> None:
+        #: How often a replica was started in each.
+        self.starts = [0] * count
         self._pause_seconds = [0.0] * count
         self._started_at = [float("-inf")] * count
+        self._waits_since: dict[int, float] = {}
 
     def due(self, taken: Collection[int], now: float) -> list[int]:
         """The slots beside `taken` whose pause is over."""
@@ -72,10 +75,12 @@ class Slots:
         longer = min(2 * self._pause_seconds[slot], limits.WORKER_PAUSE_SECONDS_MAX)
         self._pause_seconds[slot] = limits.WORKER_PAUSE_SECONDS_MIN if steady or not longer else longer
         self._started_at[slot] = now
+        self.starts[slot] += 1
+        self._waits_since.pop(slot, None)
 
-    def waited(self, slot: int, now: float) -> float:
-        """Seconds since the slot was due, and had not started."""
-        return now - max(self._started_at[slot] + self._pause_seconds[slot], 0.0)
+    def may_wait(self, slot: int, now: float) -> bool:
+        """Whether a start that is due may be put off: until the ports are free, but not for ever."""
+        return now - self._waits_since.setdefault(slot, now) < limits.WORKER_PORTS_SECONDS_MAX
 
 
 class Board:
@@ -119,6 +124,7 @@ class _Application(BaseApplication):
         self.settings = settings
         self.read = read
         self.board = Board(settings.node.workers)
+        self.slots = Slots(settings.node.workers)
         #: Of the replica that is started next.
         self.next_slot = 0
         super().__init__()
@@ -152,9 +158,8 @@ class Supervisor(Arbiter):
     """The process above the replicas."""
 
     def __init__(self, app: "_Application") -> None:
-        count = app.settings.node.workers
         self.application = app
-        self.slots = Slots(count)
+        self.slots = app.slots
         self.interrupted = False
         self._stopping = False
         super().__init__(app)
@@ -179,7 +184,7 @@ class Supervisor(Arbiter):
         for slot in self.slots.due(taken_slots, now):
             settings = self.application.settings.in_slot(slot)
             taken = taken_ports(settings)
-            if taken and self.slots.waited(slot, now) < limits.WORKER_PORTS_SECONDS_MAX:
+            if taken and self.slots.may_wait(slot, now):
                 log.warning("ports of a slot are not free yet", extra={"slot": slot, "ports": taken})
                 continue
             self.slots.started(slot, now)
@@ -294,6 +299,7 @@ class Replica(Worker):
         return self.app.read().in_slot(slot)
 
     def _attend(self, replica: node.Node, stop: Callable[[], None]) -> Coroutine[Any, Any, None]:
+        replica.starts = self.app.slots.starts[self.slot]
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop_once, stop)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_at_once, stop)

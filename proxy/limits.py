@@ -183,3 +183,22 @@ LAST_ANNOUNCEMENTS_SECONDS: Final = 3.0
 #: Announcements of one partition that a replica remembers for a sweeper that does not announce them (200 B each). Above
 #: it announces them itself: repeats do no harm, a loss would.
 ANNOUNCEMENTS_KEPT_MAX: Final = 20_000
+
+# several replicas on one host
+#: How often a replica tells its supervisor that its event loop turns.
+WORKER_BEAT_SECONDS: Final = 1.0
+#: Silence after which a replica counts as hung and is replaced; the others take it for dead after half of that.
+WORKER_SILENCE_SECONDS_MAX: Final = 20
+#: Time beyond `node.drain_seconds` in which a replica may end, before it is killed.
+WORKER_STOP_SECONDS: Final = 5
+#: Time to end for those that were told to stop at once.
+WORKER_STOP_AT_ONCE_SECONDS: Final = 2.0
+#: Two starts in one slot are at least so far apart: what cannot run is not started all the time.
+WORKER_PAUSE_SECONDS_MIN: Final = 1.0
+WORKER_PAUSE_SECONDS_MAX: Final = 30.0
+#: After so long since its start, a replica that ends is no longer one that cannot run. Above the longest pause.
+WORKER_STEADY_SECONDS: Final = 60.0
+#: How long a start waits for the ports of its slot, which a process of before may still hold.
+WORKER_PORTS_SECONDS_MAX: Final = 5.0
+#: What a replica can say of why it cannot start: a list of topics and the commands that create them fits.
+WORKER_COMPLAINT_BYTES_MAX: Final = 65_536

@@ -118,6 +118,8 @@ class Node:
             make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
         )
         self.started = asyncio.Event()
+        #: How often who supervises this replica has started it.
+        self.starts = 1
         #: What keeps this replica among the others.
         self.running: asyncio.Task[None] | None = None
         self._add_gauges()
@@ -183,6 +185,7 @@ class Node:
         gauge("mqk_connections_held", "Connections that back-pressure holds", lambda: listener.held)
         total("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
         total("mqk_connections_failed", "Connections dropped for a bug of ours", lambda: listener.bugs)
+        total("mqk_starts", "How often this replica was started", lambda: self.starts)
         total("mqk_log_lines_suppressed", "Log lines of a flood, not written", logs.suppressed)
         gauge("mqk_logins_waiting", "Logins that are being checked", lambda: self.uplink.logins_waiting)
         gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
@@ -320,9 +323,17 @@ class Node:
                 raise ConfigError("routing.md5_partitions", f"{wanted}, but topic {topic} has {count} partitions")
 
 
-def serve(settings: Settings, read: Callable[[], Settings]) -> int:
-    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP."""
-    return _run(_serve(settings, read, _no_companion), settings)
+#: Takes the signals of a replica over: it is given the replica, and what tells it to stop (a second time: at once).
+#: What it returns runs as long as the replica.
+Attend = Callable[["Node", Callable[[], None]], Coroutine[Any, Any, None]]
+
+
+def serve(settings: Settings, read: Callable[[], Settings], attend: Attend | None = None) -> int:
+    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP. One of
+    several replicas is attended, and says in each line of the log which one it is.
+    """
+    main = _serve(settings, read, _no_companion, attend)
+    return _run(main, settings, settings.node.id if attend else None)
 
 
 def dev(settings: Settings, read: Callable[[], Settings]) -> int:
@@ -359,8 +370,8 @@ def route_table(settings: Settings) -> RouteTable:
     return compile_routes(specs or preset_specs(routing.preset), context)
 
 
-def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
-    logs.set_up(settings.log.level, settings.log.format, monotonic)
+def _run(main: Coroutine[Any, Any, int], settings: Settings, node: str | None = None) -> int:
+    logs.set_up(settings.log.level, settings.log.format, monotonic, node)
     for talkative in ("aiokafka", "httpx", "httpcore", "uvicorn"):
         logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -380,6 +391,7 @@ async def _serve(
     settings: Settings,
     read: Callable[[], Settings],
     companion: Callable[[Node], Coroutine[Any, Any, None]],
+    attend: Attend | None = None,
 ) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
@@ -394,6 +406,8 @@ async def _serve(
         loop.add_signal_handler(number, signals.put_nowait, number)
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    stop = partial(signals.put_nowait, signal.SIGTERM)
+    attending = [asyncio.create_task(attend(node, stop))] if attend is not None else []
     admin = asyncio.create_task(node.admin.run_until_stopped())
     log.info("admin port open", extra={"port": node.admin.port})
     interrupted = asyncio.create_task(signals.get())
@@ -417,6 +431,8 @@ async def _serve(
     finally:
         node.admin.should_exit = True
         await admin
+        for task in attending:
+            task.cancel()
     return 128 + signal.SIGINT if interrupted.done() and interrupted.result() == signal.SIGINT else 0
 
 

@@ -17,8 +17,6 @@ from proxy.errors import ConfigError
 ABSENT_KEYS: Final = frozenset(
     {
         "node.agent_bind",
-        "node.workers",
-        "node.slot_port_step",
         # Kerberos takes a system library and a ticket that another program keeps fresh.
         "kafka.client.sasl_kerberos_service_name",
         "kafka.client.sasl_kerberos_domain_name",

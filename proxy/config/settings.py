@@ -1,11 +1,12 @@
 """The settings themselves: name, type, default, bounds and meaning of each; `mqk config` is printed from here."""
 
 import ipaddress
+import itertools
 import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -28,6 +29,8 @@ KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
 HEADER_BYTES_ROOM: Final = 16_384
 PUBLISH_BYTES_CEILING: Final = KAFKA_MESSAGE_BYTES_MAX - HEADER_BYTES_ROOM - KAFKA_FRAMING_BYTES
 
+_ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+_NODE_ID_CHARACTERS_MAX: Final = 64
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 
 
@@ -45,6 +48,27 @@ def split_address(address: str) -> tuple[str, int]:
     if re.fullmatch(r"[0-9.]+", host):
         return str(ipaddress.IPv4Address(host)), int(port)
     return host, int(port)
+
+
+def shift_address(address: str, by: int) -> str:
+    """The same host with a port that is `by` higher; port 0, whatever is free, stays."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + by if int(port) else 0}"
+
+
+def check_slots(addresses: Mapping[str, str], slots: int, step: int) -> None:
+    """Each of so many slots on one host has ports of its own. Raises ValueError that names what has not."""
+    taken: dict[int, list[tuple[str, str]]] = {}
+    for slot, (name, address) in itertools.product(range(slots), addresses.items()):
+        what = f"{name} of slot {slot}"
+        try:
+            host, port = split_address(shift_address(address, slot * step))
+        except ValueError:
+            raise ValueError(f"{what} would be a port above 65535") from None
+        for other, there in taken.get(port, []) if port else ():
+            if host == other or not _ANY_HOST.isdisjoint((host, other)):
+                raise ValueError(f"{there} and {what} are both port {port}: choose others, or a node.slot_port_step")
+        taken.setdefault(port, []).append((host, what))
 
 
 def _address(address: str) -> str:
@@ -119,14 +143,36 @@ class _Section(BaseModel):
 class Node(_Section):
     id: str = Field(
         default_factory=socket.gethostname,
-        max_length=64,
+        max_length=_NODE_ID_CHARACTERS_MAX,
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="Name of this replica, unique in the cluster.",
+        description="Name of this replica, unique in the cluster; of several workers it is the first part: `ID-SLOT`.",
         json_schema_extra={"default": "<host name>"},
     )
     drain_seconds: int = Field(
         default=30, ge=0, le=3600, description="Time to let devices go and empty the queue at shutdown."
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Replicas on this host, each a process in a slot 0, 1, … of its own. Above 1 gunicorn starts them "
+        "and replaces those that die or hang; `mqk serve --workers N` says the same.",
+    )
+    slot_port_step: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="With several workers every port that is configured (listeners, admin, agent) is that of slot 0; "
+        "slot k has the one that is k times this higher.",
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _has_names(cls, workers: int, info: ValidationInfo) -> int:
+        longest = f"{info.data.get('id', '')}-{workers - 1}"
+        if workers > 1 and len(longest) > _NODE_ID_CHARACTERS_MAX:
+            raise ValueError(f"the node id {longest} would be longer than {_NODE_ID_CHARACTERS_MAX} characters")
+        return workers
 
 
 _TLS: Final = ("SSL", "SASL_SSL")
@@ -488,6 +534,14 @@ class Log(_Section):
     )
 
 
+_Moved = TypeVar("_Moved", bound=_Section)
+
+
+def _binds(part: _Section) -> dict[str, str]:
+    """What a section listens on, by its key, which ends in "bind"."""
+    return {key: str(bind) for key, bind in part if key.endswith("bind") and bind is not None}
+
+
 class Settings(_Section):
     """All of them. The order is that of the documentation."""
 
@@ -527,6 +581,31 @@ class Settings(_Section):
         if admin.bind in taken and split_address(admin.bind)[1]:
             raise ValueError(f"admin.bind {admin.bind} is a listener's already")
         return admin
+
+    @field_validator("admin")
+    @classmethod
+    def _slots_have_ports(cls, admin: Admin, info: ValidationInfo) -> Admin:
+        node: Node | None = info.data.get("node")
+        if node is not None and node.workers > 1:
+            parts = {"node": node, "admin": admin}
+            parts |= {f"listeners[{number}]": each for number, each in enumerate(info.data.get("listeners", []))}
+            addresses = {f"{name}.{key}": bind for name, part in parts.items() for key, bind in _binds(part).items()}
+            check_slots(addresses, node.workers, node.slot_port_step)
+        return admin
+
+    def in_slot(self, slot: int) -> Self:
+        """What the replica in that slot of several is started with: a node id and ports of its own."""
+
+        def moved(part: _Moved, **more: str) -> _Moved:
+            by = slot * self.node.slot_port_step
+            return part.model_copy(update={key: shift_address(bind, by) for key, bind in _binds(part).items()} | more)
+
+        update = {
+            "node": moved(self.node, id=f"{self.node.id}-{slot}"),
+            "listeners": [moved(listener) for listener in self.listeners],
+            "admin": moved(self.admin),
+        }
+        return self.model_copy(update=update)
 
     def status_topic(self) -> str:
         """`status.topic` with the prefix put in."""

@@ -8,6 +8,8 @@ from typing import Final
 # one connection
 #: A CONNECT holds at most five 64 KiB strings; real ones are under 16 KiB, and it comes from nobody we know yet.
 CONNECT_BYTES_MAX: Final = 65_536
+#: A PROXY header of version 2 behind its first 16 bytes. HAProxy's has some 200 with TLS, a name and an id.
+PROXY_HEADER_BYTES_MAX: Final = 4_096
 #: What a held connection may have parsed ahead, so that its PINGREQ is found; more is left to TCP.
 HELD_BYTES_MAX: Final = 16_384
 #: What a packet that is set aside costs beside its bytes (measured with tracemalloc: 100 B).
@@ -28,6 +30,26 @@ RESUMES_PER_TURN_MAX: Final = 200
 GOODBYES_PER_SECOND: Final = 500.0
 #: How often some of them are told.
 GOODBYE_TICK_SECONDS: Final = 0.05
+#: What HAProxy has to ask twice in, so that it knows before the first device is let go: `agent-inter` is 1 s.
+AGENT_NOTICE_SECONDS: Final = 2.5
+#: Who has not asked for so long does not ask any more, and is not waited for.
+AGENT_SILENCE_SECONDS: Final = 10.0
+#: Questions that wait in the kernel: of a few load balancers, one a second each.
+AGENT_BACKLOG: Final = 64
+#: How often a replica looks whether it has more than its share of the devices.
+REBALANCE_LOOK_SECONDS: Final = 1.0
+#: So long no replica may have come or gone, and no count have moved: longer than a balancer takes to see who is back.
+REBALANCE_STEADY_SECONDS: Final = 10.0
+#: Share of the mean by which a count may move in that time: devices come and go every day.
+REBALANCE_STIR: Final = 0.02
+#: A replica lets go of devices above this many times the mean; a hash is even to some 5 %.
+REBALANCE_ABOVE: Final = 1.1
+#: So few devices too many are not worth it.
+REBALANCE_DEVICES_MIN: Final = 5
+#: Devices that one replica sends home, each second: a fifth of what the others accept without a queue.
+REBALANCE_PER_SECOND: Final = 100
+#: How long a device that is sent home may wait for its acknowledgements.
+REBALANCE_GOODBYE_SECONDS: Final = 10.0
 #: Connections that wait in the kernel to be accepted; a fleet that comes back at once is larger than the default 100.
 LISTEN_BACKLOG: Final = 4_096
 

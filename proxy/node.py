@@ -7,7 +7,7 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,14 @@ from proxy.clock import monotonic, wall_ms
 from proxy.config import KafkaClient, Settings, changed, split_address
 from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
-from proxy.flows.drain import drain
+from proxy.flows.drain import SERVING, Drainer
 from proxy.flows.explain import Partitions
 from proxy.flows.explain import explain as explain_publish
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.headers import HeaderPlan
 from proxy.flows.membership import Membership, MembershipSettings
 from proxy.flows.presence import Presence
+from proxy.flows.rebalance import Rebalancer
 from proxy.flows.reload import Reloader
 from proxy.flows.sessions import Sessions
 from proxy.flows.uplink import Uplink, UplinkSettings
@@ -37,6 +38,7 @@ from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics, Metrics
 from proxy.mqtt.packets import ReasonCode
+from proxy.net.agent import AgentPort
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.authenticators.password_file import PasswordFile
@@ -111,6 +113,7 @@ class Node:
             self._dismiss,
         )
         self.uplink.joined = self.membership.joined.is_set
+        self._add_balancing()
         loop = asyncio.get_running_loop()
         for gateway in self.clusters.gateways.values():
             gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
@@ -123,6 +126,17 @@ class Node:
         #: What keeps this replica among the others.
         self.running: asyncio.Task[None] | None = None
         self._add_gauges()
+
+    def _add_balancing(self) -> None:
+        """What a load balancer sees of this replica, and what brings devices back to it."""
+        node, listener = self.settings.node, self.listener
+        self.agent = AgentPort(lambda: self.drainer.state == SERVING, monotonic)
+        self.drainer = Drainer(listener, self.uplink, lambda: self.agent.is_asked, node.drain_seconds)
+        self.membership.leaving = lambda: self.drainer.state != SERVING
+        self.rebalancer = Rebalancer(
+            node.id, listener, self.uplink, lambda: self.membership.registry.alive(monotonic())
+        )
+        self.rebalancing: asyncio.Task[None] | None = None
 
     @property
     def topics(self) -> list[str]:
@@ -191,8 +205,16 @@ class Node:
         gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
         gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
         gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self.settings.unsafe())))
+        self._add_balancing_gauges()
         self._add_session_gauges()
         self._add_kafka_gauges()
+
+    def _add_balancing_gauges(self) -> None:
+        gauge, total, listener = self.metrics.gauge, self.metrics.total, self.listener
+        total("mqk_proxy_headers_refused", "Connections with a bad PROXY header", lambda: listener.headers_refused)
+        total("mqk_agent_checks", "Questions of load balancers", lambda: self.agent.asked)
+        gauge("mqk_draining", "1 while no devices are taken", lambda: float(self.drainer.state != SERVING))
+        total("mqk_rebalanced", "Devices that were sent home", lambda: self.rebalancer.sent_home)
 
     def _add_kafka_gauges(self) -> None:
         """One of each for every cluster."""
@@ -234,14 +256,13 @@ class Node:
         self._check_md5_partitions(self.topics)
         await self._join()
         for listener in self.settings.listeners:
-            host, port = split_address(listener.bind)
-            try:
-                bound = await self.listener.listen(host, port)
-            except OSError as error:
-                complaint = f"cannot listen on {listener.bind}: {error.strerror or error}"
-                raise ConfigError("listeners.bind", complaint) from None
-            log.info("listening", extra={"host": host, "port": bound})
+            listen = partial(self.listener.listen, proxies=listener.proxies())
+            await _open(listen, "listeners.bind", listener.bind, "listening")
+        if self.settings.node.agent_bind:
+            await _open(self.agent.listen, "node.agent_bind", self.settings.node.agent_bind, "agent port open")
         self.started.set()
+        if self.settings.node.rebalance:
+            self.rebalancing = asyncio.create_task(self.rebalancer.run())
 
     async def _join(self) -> None:
         """Returns once this replica knows all sessions. Raises Superseded."""
@@ -290,10 +311,11 @@ class Node:
     async def stop(self, drain_seconds: float) -> None:
         """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
-        self.membership.state = "draining"
         drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
         if self.started.is_set():
-            await drain(self.listener, self.uplink, drain_seconds)
+            await self.drainer.leave(drain_seconds)
+        if self.rebalancing is not None:
+            self.rebalancing.cancel()
         self.listener.stop()
         left = max(1.0, drain_seconds - (monotonic() - began))
         unsettled = await self.clusters.flush(left)
@@ -301,6 +323,7 @@ class Node:
             await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
         await asyncio.gather(self._stop_membership(), self.clusters.stop())
         self.chain.close()
+        self.agent.stop()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
     async def _leave(self, timeout_seconds: float) -> None:
@@ -498,6 +521,16 @@ Every record is shown as it arrives in Kafka. Ctrl-C stops.
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+async def _open(listen: Callable[[str, int], Awaitable[int]], key: str, address: str, said: str) -> None:
+    """Opens one port, and says so. Raises ConfigError."""
+    host, port = split_address(address)
+    try:
+        bound = await listen(host, port)
+    except OSError as error:
+        raise ConfigError(key, f"cannot listen on {address}: {error.strerror or error}") from None
+    log.info(said, extra={"host": host, "port": bound})
 
 
 def _raise_file_limit() -> None:

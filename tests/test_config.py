@@ -74,7 +74,7 @@ def test_what_a_command_assumes_is_the_weakest(toml: Path) -> None:
         ("kafka.topic_prefix=12", "12"),
         ("routing.md5_partitions=12", 12),
         ("status.topic=${prefix}a", "${prefix}a"),
-        ('listeners=[{"bind": "[::1]:1883"}]', [{"bind": "[::1]:1883", "transport": "tcp"}]),
+        ('listeners=[{"bind": "[::1]:1883"}]', [{"bind": "[::1]:1883", "transport": "tcp", "proxy_protocol_from": []}]),
     ],
 )
 def test_text_is_read_as_its_setting_needs_it(override: str, value: object) -> None:
@@ -94,6 +94,7 @@ def test_a_list_replaces_the_list_of_a_weaker_source(toml: Path) -> None:
     assert {key: said for key, said in origin.items() if key.startswith("listeners")} == {
         "listeners[0].bind": "flag",
         "listeners[0].transport": "default",
+        "listeners[0].proxy_protocol_from": "default",
     }
 
 

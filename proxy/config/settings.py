@@ -82,6 +82,13 @@ def _server(address: str) -> str:
     return address
 
 
+def _network(network: str) -> str:
+    try:
+        return str(ipaddress.ip_network(network))
+    except ValueError as error:
+        raise ValueError(f"should be a network, as in 10.0.0.0/24: {error}") from None
+
+
 def _no_repetition(values: list[str]) -> list[str]:
     repeated = {value for value in values if values.count(value) > 1}
     if repeated:
@@ -116,6 +123,7 @@ def _cluster_name(name: str) -> str:
 
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "host:port"})]
+Network = Annotated[str, AfterValidator(_network), Field(json_schema_extra={"format": "CIDR"})]
 Server = Annotated[str, AfterValidator(_server), Field(json_schema_extra={"format": "host:port"})]
 Url = Annotated[str, AfterValidator(_http_url), Field(json_schema_extra={"format": "URL"})]
 File = Annotated[Path, Field(strict=False), AfterValidator(_beside_the_file)]
@@ -150,6 +158,16 @@ class Node(_Section):
     )
     drain_seconds: int = Field(
         default=30, ge=0, le=3600, description="Time to let devices go and empty the queue at shutdown."
+    )
+    agent_bind: Address | None = Field(
+        default=None,
+        description="Where HAProxy asks whether this replica takes new devices (`agent-check`), as in 127.0.0.1:8090; "
+        "unset: nowhere.",
+    )
+    rebalance: bool = Field(
+        default=True,
+        description="Send devices home when this replica has far more than the others after one of them was away; "
+        "`false` where no load balancer places them.",
     )
     workers: int = Field(
         default=1,
@@ -365,6 +383,15 @@ class Listener(_Section):
         default="0.0.0.0:1883", description="Where devices connect; an IPv6 address stands in brackets."
     )
     transport: Literal["tcp"] = Field(default="tcp", description="What carries MQTT.")
+    proxy_protocol_from: list[Network] = Field(
+        default=[],
+        description="Networks of load balancers, as in 10.0.0.0/24. From there each connection has to begin with a "
+        "PROXY header, version 1 or 2, and what it says of the device is believed; from elsewhere none may.",
+    )
+
+    def proxies(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """`proxy_protocol_from`, parsed."""
+        return [ipaddress.ip_network(network) for network in self.proxy_protocol_from]
 
 
 class Mqtt(_Section):

@@ -240,8 +240,7 @@ class Supervisor(Arbiter):
 
 def taken_ports(settings: Settings) -> list[str]:
     """The addresses of a replica that some process listens on."""
-    addresses = [settings.admin.bind, settings.node.agent_bind, *(listener.bind for listener in settings.listeners)]
-    return [address for address in addresses if address is not None and _is_taken(*split_address(address))]
+    return [address for address in settings.addresses().values() if _is_taken(*split_address(address))]
 
 
 def _is_taken(host: str, port: int) -> bool:

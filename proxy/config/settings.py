@@ -569,6 +569,11 @@ def _binds(part: _Section) -> dict[str, str]:
     return {key: str(bind) for key, bind in part if key.endswith("bind") and bind is not None}
 
 
+def _addresses(node: Node, listeners: list[Listener], admin: Admin) -> dict[str, str]:
+    parts = {"node": node, **{f"listeners[{number}]": each for number, each in enumerate(listeners)}, "admin": admin}
+    return {f"{name}.{key}": bind for name, part in parts.items() for key, bind in _binds(part).items()}
+
+
 class Settings(_Section):
     """All of them. The order is that of the documentation."""
 
@@ -614,11 +619,13 @@ class Settings(_Section):
     def _slots_have_ports(cls, admin: Admin, info: ValidationInfo) -> Admin:
         node: Node | None = info.data.get("node")
         if node is not None and node.workers > 1:
-            parts = {"node": node, "admin": admin}
-            parts |= {f"listeners[{number}]": each for number, each in enumerate(info.data.get("listeners", []))}
-            addresses = {f"{name}.{key}": bind for name, part in parts.items() for key, bind in _binds(part).items()}
+            addresses = _addresses(node, info.data.get("listeners", []), admin)
             check_slots(addresses, node.workers, node.slot_port_step)
         return admin
+
+    def addresses(self) -> dict[str, str]:
+        """What a replica listens on, by the name of the setting."""
+        return _addresses(self.node, self.listeners, self.admin)
 
     def in_slot(self, slot: int) -> Self:
         """What the replica in that slot of several is started with: a node id and ports of its own."""

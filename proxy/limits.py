@@ -206,6 +206,33 @@ LAST_ANNOUNCEMENTS_SECONDS: Final = 3.0
 #: it announces them itself: repeats do no harm, a loss would.
 ANNOUNCEMENTS_KEPT_MAX: Final = 20_000
 
+# access control
+#: Rules of one file; each takes half a kilobyte.
+ACL_RULES_MAX: Final = 50_000
+#: Those of them that are asked about everybody: a topic name that is seen first costs a millisecond with so many.
+ACL_RULES_FOR_ALL_MAX: Final = 1_000
+
+# the way back
+#: Subscriptions of one client, and the bytes of their filters: its session state has to fit into one record.
+SUBSCRIPTIONS_PER_CLIENT_MAX: Final = 100
+SUBSCRIPTION_BYTES_PER_CLIENT_MAX: Final = 16_384
+#: Levels of a topic filter; a look-up goes as deep.
+SUBSCRIPTION_LEVELS_MAX: Final = 128
+#: Messages that one device has not acknowledged, whatever its Receive Maximum is; then they wait.
+DOWNLINK_IN_FLIGHT_MAX: Final = 100
+#: Messages that wait for one device; the next one hears `queue_full`.
+DOWNLINK_QUEUE_MAX: Final = 100
+#: Messages that wait for all devices of a replica, in bytes; one that many devices wait for counts once.
+DOWNLINK_QUEUE_BYTES_MAX: Final = 67_108_864
+#: What a waiting message costs beside topic and payload, and once more for each device.
+DOWNLINK_MESSAGE_OVERHEAD_BYTES: Final = 400
+#: Devices that are written to in one turn of the event loop.
+DOWNLINK_DEVICES_PER_TURN_MAX: Final = 200
+#: Clients that one kick disconnects at once; more are paced, as at a shutdown.
+KICKS_AT_ONCE_MAX: Final = 100
+#: Time that a device has for a message, from the command to its acknowledgement.
+DOWNLINK_ACK_SECONDS: Final = 30.0
+
 # several replicas on one host
 #: How often a replica tells its supervisor that its event loop turns.
 WORKER_BEAT_SECONDS: Final = 1.0

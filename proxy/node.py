@@ -17,7 +17,10 @@ from proxy.clock import monotonic, wall_ms
 from proxy.config import KafkaClient, Settings, changed, split_address
 from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
+from proxy.flows.access import Access, AccessSettings
+from proxy.flows.downlink import Downlink
 from proxy.flows.drain import SERVING, Drainer
+from proxy.flows.executor import Executor
 from proxy.flows.explain import Partitions
 from proxy.flows.explain import explain as explain_publish
 from proxy.flows.goodbyes import Goodbyes
@@ -25,7 +28,7 @@ from proxy.flows.headers import HeaderPlan
 from proxy.flows.membership import Membership, MembershipSettings
 from proxy.flows.presence import Presence
 from proxy.flows.rebalance import Rebalancer
-from proxy.flows.reload import Reloader
+from proxy.flows.reload import File, Reloader
 from proxy.flows.sessions import Sessions
 from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.flows.wills import Wills
@@ -49,7 +52,7 @@ from proxy.session.events import SessionLimits
 
 log = logging.getLogger(__name__)
 
-#: What SIGHUP puts in force, beside the password files.
+#: What SIGHUP puts in force, beside the password files and the ACL file.
 _RELOADED = frozenset({"routing.rules", "routing.preset", "routing.match", "routing.allowed_topics"})
 
 
@@ -92,11 +95,14 @@ class Node:
             self.sessions,
             Goodbyes(),
             self.metrics,
+            _access(settings),
         )
         self.listener = Listener(
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
         )
         self.presence.wills = Wills(self.uplink)
+        self.downlink = Downlink(limits.DOWNLINK_ACK_SECONDS, self.metrics)
+        self.executor = Executor(self.uplink, self.downlink)
         self.membership = Membership(
             MembershipSettings(
                 settings.node.id,
@@ -208,6 +214,17 @@ class Node:
         self._add_balancing_gauges()
         self._add_session_gauges()
         self._add_kafka_gauges()
+        self._add_downlink_gauges()
+
+    def _add_downlink_gauges(self) -> None:
+        gauge, downlink, uplink = self.metrics.gauge, self.downlink, self.uplink
+        gauge("mqk_subscriptions", "Subscriptions of connected clients", lambda: len(uplink.subscribers))
+        gauge("mqk_acl_rules", "Rules of acl.file in force", lambda: uplink.access.rules)
+        gauge("mqk_downlink_queue_messages", "Messages that wait for a device", lambda: downlink.queued)
+        gauge("mqk_downlink_queue_bytes", "What they take", lambda: downlink.queued_bytes)
+        gauge("mqk_downlink_unread_bytes", "Written to devices that do not read", lambda: downlink.unread_bytes)
+        gauge("mqk_downlink_in_flight", "Messages that a device has to acknowledge", lambda: downlink.in_flight)
+        self.metrics.total_by("mqk_acl_denied", "What acl.file denied", "action", lambda: uplink.access.denied)
 
     def _add_balancing_gauges(self) -> None:
         gauge, total, listener = self.metrics.gauge, self.metrics.total, self.listener
@@ -285,8 +302,9 @@ class Node:
             self.uplink.goodbyes.say(client, ReasonCode.SERVER_BUSY, detail)
 
     def reloader(self, read: Callable[[], Settings]) -> Reloader:
-        """What reads the rules and password files again; `read` reads all settings."""
-        files = [each for each in self.chain.authenticators if isinstance(each, PasswordFile)]
+        """What reads the rules, password files and ACL file again; `read` reads all settings."""
+        passwords = [each for each in self.chain.authenticators if isinstance(each, PasswordFile)]
+        files: list[File] = [*passwords, self.uplink.access]
         return Reloader(self.uplink, files, partial(self._read_routes, read), self._prepare_routes, self.metrics)
 
     def _read_routes(self, read: Callable[[], Settings]) -> RouteTable:
@@ -576,6 +594,11 @@ def _chain(settings: Settings) -> Chain:
         for number, entry in enumerate(auth.chain, 1)
     ]
     return Chain(files, anonymous=auth.anonymous)
+
+
+def _access(settings: Settings) -> Access:
+    acl = settings.acl
+    return Access(AccessSettings(acl.file, acl.publish_default, acl.subscribe_default, acl.on_publish_denied))
 
 
 def _session_limits(settings: Settings) -> SessionLimits:

@@ -447,6 +447,26 @@ class Auth(_Section):
     )
 
 
+class Acl(_Section):
+    file: Annotated[Path, AfterValidator(_beside_the_file)] | None = Field(
+        default=None,
+        strict=False,
+        description="Who may publish where and subscribe to what, a rule a line (docs/acl.md); relative to the "
+        "directory of the configuration file. Unset: the defaults decide.",
+    )
+    publish_default: Literal["allow", "deny"] = Field(
+        default="allow", description="What is true of a publish that no rule speaks of."
+    )
+    subscribe_default: Literal["allow", "deny"] = Field(
+        default="deny", description="What is true of a subscription that no rule speaks of."
+    )
+    on_publish_denied: Literal["ack", "close"] = Field(
+        default="ack",
+        description="5.0 hears 0x87. Who cannot be told (before 5.0, and at QoS 0) is acknowledged and counted, or "
+        "closed.",
+    )
+
+
 class RuleEntry(_Section):
     name: str = Field(default="", max_length=64, description="What logs, dead letters and `mqk route explain` call it.")
     filter: str | None = Field(
@@ -583,6 +603,7 @@ class Settings(_Section):
     mqtt: Mqtt = Mqtt()
     limits: Limits = Limits()
     auth: Auth = Auth()
+    acl: Acl = Acl()
     routing: Routing = Routing()
     status: Status = Status()
     sessions: Sessions = Sessions()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from proxy import limits
 from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
 from proxy.net.proxy_header import ProxyHeader, plain_address
-from proxy.session.events import EndReason, Event, Heard
+from proxy.session.events import Acknowledged, Completed, EndReason, Event, Heard
 from proxy.session.protocol import ServerProtocol
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ class ConnectionHandler(Protocol):
     def on_publish(self, publish: Publish) -> None: ...
     def on_subscribe(self, subscribe: Subscribe) -> None: ...
     def on_unsubscribe(self, unsubscribe: Unsubscribe) -> None: ...
+    def on_acknowledged(self, acknowledged: Acknowledged) -> None: ...
     def on_heard(self) -> None: ...
+    def on_room(self) -> None:
+        """More can be sent: the device has read what was written, or there is room in its window."""
+        ...
+
     def on_end(self) -> None:
         """Called once, as soon as the session is over; why is in the protocol's `end`."""
         ...
@@ -110,6 +115,21 @@ class MqttConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._write_paused = False
         self._update_reading()
+        if not self._ended:
+            try:
+                self._handler.on_room()
+            except Exception:
+                self.fail()
+
+    @property
+    def writable(self) -> bool:
+        """False while what was written waits for the device to read it."""
+        return not self._write_paused
+
+    @property
+    def unread_bytes(self) -> int:
+        """What was written and lies here, because the device does not read it."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def count_refused_header(self) -> None:
         """What came before its first byte was no PROXY header, or a forged one."""
@@ -199,8 +219,12 @@ class MqttConnection(asyncio.Protocol):
                 handler.on_subscribe(event)
             elif isinstance(event, Unsubscribe):
                 handler.on_unsubscribe(event)
+            elif isinstance(event, Acknowledged):
+                handler.on_acknowledged(event)
             elif isinstance(event, Heard):
                 handler.on_heard()
+            elif isinstance(event, Completed):
+                handler.on_room()
 
     def _write(self) -> None:
         data = self.protocol.data_to_send()

@@ -170,6 +170,8 @@ SESSION_PARTITIONS_MIN: Final = 12
 #: A broker answers a fetch at the latest after this, so a reader that hears nothing for longer knows it is cut off.
 LOG_FETCH_WAIT_MS: Final = 500
 LOG_POLL_MS: Final = 1_000
+#: How late a reader notices that a topic has more partitions.
+LOG_METADATA_MS: Final = 30_000
 #: Of one partition in one answer.
 LOG_FETCH_BYTES: Final = 1_048_576
 #: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.
@@ -251,3 +253,46 @@ WORKER_STEADY_SECONDS: Final = 60.0
 WORKER_PORTS_SECONDS_MAX: Final = 5.0
 #: What a replica can say of why it cannot start: a list of topics and the commands that create them fits.
 WORKER_COMPLAINT_BYTES_MAX: Final = 65_536
+
+# commands
+#: Commands of one replica that are not settled: the reader waits, HTTP is refused. At 2 000/s, of which every tenth
+#: client never acknowledges, 6 000 wait for their time.
+COMMANDS_IN_FLIGHT_MAX: Final = 20_000
+#: Of one client: more than a device takes in in the time that it has, so that a silent one leaves room for others.
+COMMANDS_PER_CLIENT_MAX: Final = 1_000
+#: Records of one partition that are settled but stand behind one that is not; 40 s of 2 000/s.
+COMMANDS_UNCOMMITTED_MAX: Final = 80_000
+#: How often a message is sent, each time to another connection of a client that moves.
+COMMAND_TRIES_MAX: Final = 3
+#: How long a client that has left may take to turn up elsewhere.
+COMMAND_LOOK_AGAIN_SECONDS: Final = 0.5
+#: For the answer of a replica, beside what a device is given: one that is silent for 10 s is dead.
+COMMAND_ANSWER_SECONDS_MAX: Final = 15.0
+#: A name that a sender gives his command.
+COMMAND_ID_BYTES_MAX: Final = 256
+#: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.
+COMMAND_BATCH_RECORDS_MAX: Final = 200
+#: How often the reader looks whether it is its turn, whether there is room, and what can be committed.
+COMMAND_POLL_SECONDS: Final = 0.2
+COMMAND_COMMIT_SECONDS: Final = 1.0
+COMMAND_PAUSE_SECONDS: Final = 0.02
+#: Time for what is under way when partitions go to another replica; then they are read again there.
+COMMAND_REVOKE_SECONDS_MAX: Final = 3.0
+#: Clients that one result names: 64 KiB of names of the usual length.
+RESULT_CLIENTS_MAX: Final = 1_000
+
+# letters between replicas
+#: What one message between replicas may have: a record that Kafka takes by default, and what goes around it.
+INBOX_MESSAGE_BYTES_MAX: Final = 1_000_000
+#: A letter that has so much is sent, and another one begun.
+INBOX_LETTER_BYTES: Final = 131_072
+#: Letters to one replica are so far apart, so that each carries many messages when there are many.
+INBOX_GAP_SECONDS: Final = 0.003
+#: Clients in one message of an answer: 64 KiB names of the longest kind would not fit into a record, usual ones do.
+INBOX_CLIENTS_PER_MESSAGE: Final = 500
+#: How long a letter is kept; nobody reads one that is older than its command.
+INBOX_RETENTION_MS: Final = 600_000
+#: Replicas share these; a node reads one of them.
+INBOX_PARTITIONS: Final = 64
+#: The longest text of MQTT.
+MQTT_TEXT_BYTES_MAX: Final = 65_535

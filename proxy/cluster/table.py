@@ -257,6 +257,13 @@ class SessionTable:
         packed = self._views.get(client_id)
         return None if packed is None else self._unpack(client_id, packed)
 
+    def owner(self, client_id: str) -> tuple[str, int, int] | None:
+        """Node, incarnation and epoch of the connection of a client that is live."""
+        packed = self._views.get(client_id)
+        if packed is None or _rel(packed):
+            return None
+        return *self._owner_names[_owner(packed)], _RANK.unpack_from(packed)[0]
+
     def sweep(self, client_ids: Iterable[str], is_dead: Callable[[str, int], bool], now_ms: int) -> int:
         """Rule 7: releases what belongs to dead nodes and ends expired sessions among these clients; returns how many.
         Two sweepers at once do no harm.

@@ -30,7 +30,6 @@ ABSENT_KEYS: Final = frozenset(
         "acl",
         "commands",
         "events",
-        "admin.tokens",
     }
 )
 #: Values of settings that are there, of which the same is true.

@@ -93,6 +93,8 @@ class Uplink:
         self.draining = False
         #: Says whether this replica knows all sessions.
         self.joined: Callable[[], bool] = lambda: True
+        #: Says whether a client is banned, by its client identifier, user name and address.
+        self.banned: Callable[[str, str | None, str], bool] = lambda *_: False
         self.connect_rate = Rate(settings.connects_per_second_max)
         #: Messages of several targets that no device waits for.
         self.joint = Joint(self)
@@ -177,6 +179,9 @@ class Client:
         if refusal is not None:
             self._refuse(*refusal)
             return
+        if uplink.banned(connect.client_id, connect.username, self.address):
+            self._refuse(ReasonCode.BANNED, "banned")
+            return
         login = Login(connect.client_id, connect.username, connect.password, self.address, None)
         allowed = uplink.chain.cached(login)
         if allowed is None:
@@ -234,6 +239,10 @@ class Client:
             return
         if uplink.draining:
             self._refuse(ReasonCode.SERVER_UNAVAILABLE, "shutting down")
+            return
+        if uplink.banned(self.client_id, self._username, self.address):
+            # Since its CONNECT: who is connected is let go by the ban itself.
+            self._refuse(ReasonCode.BANNED, "banned")
             return
         self._accepted = True
         uplink.clients[self.client_id] = self

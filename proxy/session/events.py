@@ -36,6 +36,7 @@ class EndReason(StrEnum):
     MALFORMED_PACKET = "malformed_packet"
     PACKET_TOO_LARGE = "packet_too_large"
     QUOTA_EXCEEDED = "quota_exceeded"
+    KICKED = "kicked"
     KAFKA_UNAVAILABLE = "kafka_unavailable"
     SERVER_SHUTTING_DOWN = "server_shutting_down"
 
@@ -48,6 +49,7 @@ _END_REASONS = {
     ReasonCode.SERVER_SHUTTING_DOWN: EndReason.SERVER_SHUTTING_DOWN,
     ReasonCode.KEEP_ALIVE_TIMEOUT: EndReason.KEEPALIVE_TIMEOUT,
     ReasonCode.SESSION_TAKEN_OVER: EndReason.TAKEN_OVER,
+    ReasonCode.ADMINISTRATIVE_ACTION: EndReason.KICKED,
     ReasonCode.PACKET_TOO_LARGE: EndReason.PACKET_TOO_LARGE,
     ReasonCode.MESSAGE_RATE_TOO_HIGH: EndReason.QUOTA_EXCEEDED,
     ReasonCode.QUOTA_EXCEEDED: EndReason.QUOTA_EXCEEDED,

@@ -22,6 +22,8 @@ WRITE_BUFFER_BYTES_MAX: Final = 65_536
 TCP_KEEPALIVE_IDLE_SECONDS: Final = 300
 #: How long a closed connection may take to read its last bytes.
 CLOSE_LINGER_SECONDS: Final = 5.0
+#: A text in a packet has two bytes for its length.
+MQTT_TEXT_BYTES_MAX: Final = 65_535
 #: How often deadlines (CONNECT, keep alive, close) are looked at; the most they can be late.
 TICK_SECONDS: Final = 0.5
 #: Connections that are resumed in one turn of the event loop after back-pressure.
@@ -163,6 +165,37 @@ LOGINS_REMEMBERED_MAX: Final = 65_536
 # the operator's door
 #: Time for HTTP answers to be read at shutdown.
 ADMIN_STOP_SECONDS_MAX: Final = 2
+#: A body: the largest payload in base64, and room for what stands around it.
+ADMIN_BODY_BYTES_MAX: Final = 2_097_152
+#: Time in which it has to arrive.
+ADMIN_BODY_SECONDS_MAX: Final = 10.0
+#: Requests that are worked on at a time; most of them wait for a device or for Kafka, each with a body at the most.
+ADMIN_REQUESTS_MAX: Final = 64
+#: Entries of one page: a thousand clients are half a megabyte of JSON.
+ADMIN_PAGE_DEFAULT: Final = 100
+ADMIN_PAGE_MAX: Final = 1_000
+#: Clients that are looked at for one page (5 us each); whoever looks for a rare one asks for several pages.
+ADMIN_SCAN_MAX: Final = 20_000
+#: Of those in one turn of the event loop.
+ADMIN_SCAN_PER_TURN: Final = 200
+#: User properties of a message; a device may have little memory.
+ADMIN_USER_PROPERTIES_MAX: Final = 64
+#: Ten years: what is meant to last longer has no end.
+ADMIN_SECONDS_MAX: Final = 315_360_000
+#: Tokens: each request is compared with all of them.
+ADMIN_TOKENS_MAX: Final = 100
+#: What `mqk` waits for an answer; a command waits for its devices.
+ADMIN_CLIENT_SECONDS_MAX: Final = 120.0
+
+# bans
+#: All of them are in the memory of each replica, 600 B each; a firewall is the place for more.
+BANS_MAX: Final = 10_000
+BAN_VALUE_CHARACTERS_MAX: Final = 1_024
+BAN_REASON_CHARACTERS_MAX: Final = 500
+#: A ban that is not read back by then is not known to be in force.
+BAN_WRITE_SECONDS_MAX: Final = 10.0
+#: How often expired bans are taken out of Kafka; they count no more from their last second on.
+BAN_SWEEP_SECONDS: Final = 30.0
 
 # the session log
 #: Its partitions are what can be swept and announced in parallel.
@@ -294,5 +327,3 @@ INBOX_CLIENTS_PER_MESSAGE: Final = 500
 INBOX_RETENTION_MS: Final = 600_000
 #: Replicas share these; a node reads one of them.
 INBOX_PARTITIONS: Final = 64
-#: The longest text of MQTT.
-MQTT_TEXT_BYTES_MAX: Final = 65_535

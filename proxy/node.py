@@ -10,14 +10,21 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from proxy import limits, logs
+from proxy.admin.api import Api
 from proxy.admin.app import AdminServer, Check, Views, make_app
+from proxy.admin.directory import Directory
+from proxy.admin.guard import Guard, Token
+from proxy.admin.parts import Parts
+from proxy.admin.routes import ENDPOINTS
 from proxy.clock import monotonic, wall_ms
-from proxy.config import KafkaClient, Settings, changed, split_address
+from proxy.config import KafkaClient, Settings, changed, masked, split_address
 from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
 from proxy.flows.access import Access, AccessSettings
+from proxy.flows.bans import Bans, BanSettings
 from proxy.flows.downlink import Downlink
 from proxy.flows.drain import SERVING, Drainer
 from proxy.flows.executor import Executor
@@ -36,7 +43,7 @@ from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.clusters import DEFAULT, Clusters
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.gateway import GatewayStatus
-from proxy.kafka.internal import Topic, nodes_topic, sessions_topic
+from proxy.kafka.internal import Topic, bans_topic, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics, Metrics
@@ -123,14 +130,19 @@ class Node:
         loop = asyncio.get_running_loop()
         for gateway in self.clusters.gateways.values():
             gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
-        self.admin = AdminServer(
-            make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
-        )
+        self.bans = Bans(BanSettings(f"{prefix}bans", self.client_options), self.gateway, self.uplink, wall_ms)
+        self.uplink.banned = lambda *client: self.bans.find(*client) is not None
+        #: What reloads made of the settings, by the rules that came of it.
+        self._reloaded: WeakKeyDictionary[RouteTable, Settings] = WeakKeyDictionary()
+        self.api = self._admin_api()
+        views = Views(self.ready, self.checks, self.metrics.exposition)
+        self.admin = AdminServer(make_app(views, self.api.app), *split_address(settings.admin.bind))
         self.started = asyncio.Event()
         #: How often who supervises this replica has started it.
         self.starts = 1
-        #: What keeps this replica among the others.
+        #: What keeps this replica among the others, and what follows the bans.
         self.running: asyncio.Task[None] | None = None
+        self.following: asyncio.Task[None] | None = None
         self._add_gauges()
 
     def _add_balancing(self) -> None:
@@ -155,6 +167,30 @@ class Node:
         client = client_options(ClientSettings(**cluster.client.model_dump()), metrics.token_request, table)
         return AioKafkaGateway(_gateway_settings(self.settings, cluster, client, table), metrics)
 
+    def _admin_api(self) -> Api:
+        tokens = [Token(each.name, each.role, each.token_sha256) for each in self.settings.admin.tokens]
+        parts = Parts(
+            node=self.settings.node.id,
+            joined=self.membership.joined.is_set,
+            directory=Directory(lambda: self.sessions.tables),
+            view=self.sessions.view,
+            registry=lambda: self.membership.registry,
+            controller=None,
+            bans=self.bans,
+            routes=lambda: self.uplink.routes,
+            explain=self._explain,
+            effective=lambda: masked(self._reloaded.get(self.uplink.routes, self.settings)),
+            drainer=None,
+        )
+        return Api(ENDPOINTS, parts, Guard(tokens), self.metrics.admin_requests)
+
+    def _explain(self, topic: str, client_id: str, username: str | None) -> dict[str, Any]:
+        message = Scope(topic, client_id, username, qos=1, ts=wall_ms())
+        partitions = _partitions(self.settings)
+        return explain_publish(
+            self.uplink.routes, self.uplink.headers, message, self.settings.routing.unmatched, partitions
+        )
+
     # ---- what the operator sees ----
 
     def ready(self) -> Check:
@@ -173,6 +209,7 @@ class Node:
         unsafe = self.settings.unsafe()
         checks["started"] = self.ready()
         checks["sessions"] = self._check_sessions()
+        checks["bans"] = Check(self.bans.known.is_set(), {"bans": len(self.bans.table)})
         checks["safe"] = Check(not unsafe, unsafe or "acks=all, idempotent")
         return checks
 
@@ -213,6 +250,7 @@ class Node:
         gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self.settings.unsafe())))
         self._add_balancing_gauges()
         self._add_session_gauges()
+        self._add_admin_gauges()
         self._add_kafka_gauges()
         self._add_downlink_gauges()
 
@@ -260,6 +298,13 @@ class Node:
         gauge("mqk_nodes", "Replicas that are alive", lambda: len(membership.registry.alive(monotonic())))
         gauge("mqk_announcements_waiting", "Status records to be written", lambda: self.presence.waiting)
 
+    def _add_admin_gauges(self) -> None:
+        gauge, total, bans = self.metrics.gauge, self.metrics.total, self.bans
+        gauge("mqk_admin_requests_working", "Admin requests that are worked on", lambda: self.api.working)
+        gauge("mqk_bans", "Bans that this replica knows", lambda: len(bans.table))
+        total("mqk_bans_ignored", "Bans beyond the most that there may be", lambda: bans.ignored)
+        total("mqk_ban_records_unreadable", "Records in the list of bans that are not ours", lambda: bans.unreadable)
+
     def _count_sessions(self) -> float:
         return sum(table.live + table.offline for table in self.sessions.tables)
 
@@ -282,19 +327,25 @@ class Node:
             self.rebalancing = asyncio.create_task(self.rebalancer.run())
 
     async def _join(self) -> None:
-        """Returns once this replica knows all sessions. Raises Superseded."""
+        """Returns once this replica knows all sessions and all bans. Raises Superseded."""
         self.running = asyncio.create_task(self.membership.run())
-        joined = asyncio.create_task(self.membership.joined.wait())
+        self.following = asyncio.create_task(self.bans.run())
+        joined = asyncio.create_task(self._know_all())
         await asyncio.wait((self.running, joined), return_when=asyncio.FIRST_COMPLETED)
         joined.cancel()
         if self.running.done():
             await self.running
 
+    async def _know_all(self) -> None:
+        await self.membership.joined.wait()
+        await self.bans.known.wait()
+
     @property
     def _internal(self) -> list[Topic]:
         kafka = self.settings.kafka
         partitions = max(kafka.partitions, limits.SESSION_PARTITIONS_MIN)
-        return [sessions_topic(kafka.internal_prefix, partitions), nodes_topic(kafka.internal_prefix)]
+        prefix = kafka.internal_prefix
+        return [sessions_topic(prefix, partitions), nodes_topic(prefix), bans_topic(prefix)]
 
     def _dismiss(self, detail: str) -> None:
         """Lets all devices go: what this replica knew of them can no longer be trusted."""
@@ -313,7 +364,10 @@ class Node:
         later = changed(self.settings, written) - _RELOADED
         if later:
             log.warning("changes that count from the next start on", extra={"settings": sorted(later)})
-        return route_table(self.settings.model_copy(update={"routing": written.routing}))
+        settings = self.settings.model_copy(update={"routing": written.routing})
+        routes = route_table(settings)
+        self._reloaded[routes] = settings
+        return routes
 
     async def _prepare_routes(self, routes: RouteTable) -> None:
         """Their topics are there. Raises ConfigError, and GatewayError: a cluster does not answer."""
@@ -352,9 +406,11 @@ class Node:
             await self.gateway.flush(limits.PRODUCER_STOP_SECONDS_MAX)
 
     async def _stop_membership(self) -> None:
-        if self.running is not None:
-            self.running.cancel()
-            await asyncio.wait((self.running,))
+        tasks = [task for task in (self.running, self.following) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _check_md5_partitions(self, topics: list[str]) -> None:
         wanted = self.settings.routing.md5_partitions
@@ -389,10 +445,12 @@ def explain(settings: Settings, topic: str, clientid: str, username: str | None)
     routes = route_table(settings)
     message = Scope(topic, clientid, username, qos=1, ts=wall_ms())
     plan = HeaderPlan(settings.kafka.headers, settings.node.id)
+    return explain_publish(routes, plan, message, settings.routing.unmatched, _partitions(settings))
+
+
+def _partitions(settings: Settings) -> Partitions:
     clusters = {DEFAULT: settings.kafka, **settings.kafka.clusters}
-    counts = {name: cluster.partitions for name, cluster in clusters.items()}
-    partitions = Partitions(counts, settings.routing.md5_partitions)
-    return explain_publish(routes, plan, message, settings.routing.unmatched, partitions)
+    return Partitions({name: each.partitions for name, each in clusters.items()}, settings.routing.md5_partitions)
 
 
 def route_table(settings: Settings) -> RouteTable:
@@ -502,7 +560,7 @@ async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Even
 
 async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     kafka = EmbeddedKafka()
-    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes")]
+    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes", "bans")]
     dead_letters = [topic] if (topic := settings.dead_letter_topic()) else []
     await kafka.start([*route_table(settings).topics(), settings.status_topic(), *dead_letters, *internal])
     there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1, "client": KafkaClient()}

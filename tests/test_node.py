@@ -140,7 +140,7 @@ async def test_ready_in_an_outage_and_while_it_drains(make: Callable[..., Node])
 async def test_healthy_only_while_kafka_answers(make: Callable[..., Node]) -> None:
     replica = make()
     assert {name: check.ok for name, check in replica.checks().items()} == {
-        "kafka": True, "sessions": False, "started": False, "safe": True,
+        "kafka": True, "sessions": False, "bans": False, "started": False, "safe": True,
     }  # fmt: skip
     await replica.start()
     assert all(check.ok for check in replica.checks().values())
@@ -169,7 +169,7 @@ async def test_each_cluster_has_a_check_and_figures(make: Callable[..., Node]) -
     backup = Gateway.latest
     assert backup.settings.bootstrap_servers == ["b:9092"]
     assert (backup.settings.partitions, backup.settings.client_id) == (3, "mqk-node-7")
-    assert replica.checks().keys() == {"kafka", "kafka.backup", "started", "sessions", "safe"}
+    assert replica.checks().keys() == {"kafka", "kafka.backup", "started", "sessions", "bans", "safe"}
     backup.ready = False
     replica.clusters.problems["backup"] = ConfigError("kafka.clusters.backup.create_topics", "false")
     checks = replica.checks()

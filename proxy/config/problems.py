@@ -25,7 +25,6 @@ ABSENT_KEYS: Final = frozenset(
         "limits.bytes_per_second_per_client",
         "commands",
         "events",
-        "admin.tokens",
     }
 )
 #: Values of settings that are there, of which the same is true.

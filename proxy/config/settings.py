@@ -21,7 +21,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from proxy.limits import KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
+from proxy.limits import ADMIN_TOKENS_MAX, KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
+from proxy.net.addresses import is_loopback
 
 #: Kafka's own default of max.message.bytes.
 KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
@@ -568,8 +569,42 @@ class Sessions(_Section):
     )
 
 
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text, re.ASCII):
+        raise ValueError("should be 64 hexadecimal digits; `mqk token` prints them")
+    return text.lower()
+
+
+class AdminToken(_Section):
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="Who has it; what the log says of who changed something.",
+    )
+    role: Literal["read", "write"] = Field(default="read", description="`write` may read too.")
+    token_sha256: Annotated[str, AfterValidator(_sha256)] = Field(
+        description="SHA-256 of the token in hexadecimal digits; `mqk token` makes both."
+    )
+
+
 class Admin(_Section):
-    bind: Address = Field(default="127.0.0.1:8080", description="Health and metrics over HTTP.")
+    bind: Address = Field(
+        default="127.0.0.1:8080",
+        description="Health, metrics and the admin API over HTTP. Beyond loopback only with tokens.",
+    )
+    tokens: list[AdminToken] = Field(
+        default=[],
+        max_length=ADMIN_TOKENS_MAX,
+        description="Bearer tokens of the admin API; without any it is open to this machine.",
+    )
+
+    @field_validator("tokens")
+    @classmethod
+    def _one_token_per_name(cls, tokens: list[AdminToken]) -> list[AdminToken]:
+        _no_repetition([token.name for token in tokens])
+        _no_repetition([token.token_sha256 for token in tokens])
+        return tokens
 
 
 class Log(_Section):
@@ -633,6 +668,11 @@ class Settings(_Section):
         taken = [listener.bind for listener in info.data.get("listeners", [])]
         if admin.bind in taken and split_address(admin.bind)[1]:
             raise ValueError(f"admin.bind {admin.bind} is a listener's already")
+        if not admin.tokens and not is_loopback(split_address(admin.bind)[0]):
+            raise ValueError(
+                f"admin.bind {admin.bind} is not a loopback address, and without [[admin.tokens]] everybody could "
+                "give orders there; `mqk token` makes one"
+            )
         return admin
 
     @field_validator("admin")

@@ -110,6 +110,8 @@ class Uplink:
         self.draining = False
         #: Says whether this replica knows all sessions.
         self.joined: Callable[[], bool] = lambda: True
+        #: Says whether a client is banned, by its client identifier, user name and address.
+        self.banned: Callable[[str, str | None, str], bool] = lambda *_: False
         self.connect_rate = Rate(settings.connects_per_second_max)
         #: Messages of several targets that no device waits for.
         self.joint = Joint(self)
@@ -199,6 +201,9 @@ class Client:
         if refusal is not None:
             self._refuse(*refusal)
             return
+        if uplink.banned(connect.client_id, connect.username, self.address):
+            self._refuse(ReasonCode.BANNED, "banned")
+            return
         self._assigned = None if connect.client_id else f"mqk-{secrets.token_hex(10)}"
         self.client_id, self.username = self._assigned or connect.client_id, connect.username
         uplink.connecting.add(self)
@@ -264,6 +269,10 @@ class Client:
             return
         if uplink.draining:
             self._refuse(ReasonCode.SERVER_UNAVAILABLE, "this replica lets its devices go")
+            return
+        if uplink.banned(self.client_id, self.username, self.address):
+            # Since its CONNECT: who is connected is let go by the ban itself.
+            self._refuse(ReasonCode.BANNED, "banned")
             return
         self._accepted = True
         uplink.connecting.discard(self)

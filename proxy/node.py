@@ -7,24 +7,35 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from proxy import limits, logs
+from proxy.admin.api import Api
 from proxy.admin.app import AdminServer, Check, Views, make_app
+from proxy.admin.directory import Directory
+from proxy.admin.guard import Guard, Token
+from proxy.admin.parts import Parts
+from proxy.admin.routes import ENDPOINTS
 from proxy.clock import monotonic, wall_ms
-from proxy.config import KafkaClient, Settings, changed, split_address
+from proxy.config import KafkaClient, Settings, changed, masked, split_address
 from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
-from proxy.flows.drain import drain
+from proxy.flows.access import Access, AccessSettings
+from proxy.flows.bans import Bans, BanSettings
+from proxy.flows.downlink import Downlink
+from proxy.flows.drain import SERVING, Drainer
+from proxy.flows.executor import Executor
 from proxy.flows.explain import Partitions
 from proxy.flows.explain import explain as explain_publish
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.headers import HeaderPlan
 from proxy.flows.membership import Membership, MembershipSettings
 from proxy.flows.presence import Presence
-from proxy.flows.reload import Reloader
+from proxy.flows.rebalance import Rebalancer
+from proxy.flows.reload import File, Reloader
 from proxy.flows.sessions import Sessions
 from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.flows.wills import Wills
@@ -32,11 +43,12 @@ from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.clusters import DEFAULT, Clusters
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.gateway import GatewayStatus
-from proxy.kafka.internal import Topic, nodes_topic, sessions_topic
+from proxy.kafka.internal import Topic, bans_topic, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics, Metrics
 from proxy.mqtt.packets import ReasonCode
+from proxy.net.agent import AgentPort
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.authenticators.password_file import PasswordFile
@@ -47,7 +59,7 @@ from proxy.session.events import SessionLimits
 
 log = logging.getLogger(__name__)
 
-#: What SIGHUP puts in force, beside the password files.
+#: What SIGHUP puts in force, beside the password files and the ACL file.
 _RELOADED = frozenset({"routing.rules", "routing.preset", "routing.match", "routing.allowed_topics"})
 
 
@@ -90,11 +102,14 @@ class Node:
             self.sessions,
             Goodbyes(),
             self.metrics,
+            _access(settings),
         )
         self.listener = Listener(
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
         )
         self.presence.wills = Wills(self.uplink)
+        self.downlink = Downlink(limits.DOWNLINK_ACK_SECONDS, self.metrics)
+        self.executor = Executor(self.uplink, self.downlink)
         self.membership = Membership(
             MembershipSettings(
                 settings.node.id,
@@ -111,18 +126,35 @@ class Node:
             self._dismiss,
         )
         self.uplink.joined = self.membership.joined.is_set
+        self._add_balancing()
         loop = asyncio.get_running_loop()
         for gateway in self.clusters.gateways.values():
             gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
-        self.admin = AdminServer(
-            make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
-        )
+        self.bans = Bans(BanSettings(f"{prefix}bans", self.client_options), self.gateway, self.uplink, wall_ms)
+        self.uplink.banned = lambda *client: self.bans.find(*client) is not None
+        #: What reloads made of the settings, by the rules that came of it.
+        self._reloaded: WeakKeyDictionary[RouteTable, Settings] = WeakKeyDictionary()
+        self.api = self._admin_api()
+        views = Views(self.ready, self.checks, self.metrics.exposition)
+        self.admin = AdminServer(make_app(views, self.api.app), *split_address(settings.admin.bind))
         self.started = asyncio.Event()
         #: How often who supervises this replica has started it.
         self.starts = 1
-        #: What keeps this replica among the others.
+        #: What keeps this replica among the others, and what follows the bans.
         self.running: asyncio.Task[None] | None = None
+        self.following: asyncio.Task[None] | None = None
         self._add_gauges()
+
+    def _add_balancing(self) -> None:
+        """What a load balancer sees of this replica, and what brings devices back to it."""
+        node, listener = self.settings.node, self.listener
+        self.agent = AgentPort(lambda: self.drainer.state == SERVING, monotonic)
+        self.drainer = Drainer(listener, self.uplink, lambda: self.agent.is_asked, node.drain_seconds)
+        self.membership.leaving = lambda: self.drainer.state != SERVING
+        self.rebalancer = Rebalancer(
+            node.id, listener, self.uplink, lambda: self.membership.registry.alive(monotonic())
+        )
+        self.rebalancing: asyncio.Task[None] | None = None
 
     @property
     def topics(self) -> list[str]:
@@ -134,6 +166,30 @@ class Node:
         table = f"kafka.clusters.{name}.client" if name else "kafka.client"
         client = client_options(ClientSettings(**cluster.client.model_dump()), metrics.token_request, table)
         return AioKafkaGateway(_gateway_settings(self.settings, cluster, client, table), metrics)
+
+    def _admin_api(self) -> Api:
+        tokens = [Token(each.name, each.role, each.token_sha256) for each in self.settings.admin.tokens]
+        parts = Parts(
+            node=self.settings.node.id,
+            joined=self.membership.joined.is_set,
+            directory=Directory(lambda: self.sessions.tables),
+            view=self.sessions.view,
+            registry=lambda: self.membership.registry,
+            controller=None,
+            bans=self.bans,
+            routes=lambda: self.uplink.routes,
+            explain=self._explain,
+            effective=lambda: masked(self._reloaded.get(self.uplink.routes, self.settings)),
+            drainer=None,
+        )
+        return Api(ENDPOINTS, parts, Guard(tokens), self.metrics.admin_requests)
+
+    def _explain(self, topic: str, client_id: str, username: str | None) -> dict[str, Any]:
+        message = Scope(topic, client_id, username, qos=1, ts=wall_ms())
+        partitions = _partitions(self.settings)
+        return explain_publish(
+            self.uplink.routes, self.uplink.headers, message, self.settings.routing.unmatched, partitions
+        )
 
     # ---- what the operator sees ----
 
@@ -153,6 +209,7 @@ class Node:
         unsafe = self.settings.unsafe()
         checks["started"] = self.ready()
         checks["sessions"] = self._check_sessions()
+        checks["bans"] = Check(self.bans.known.is_set(), {"bans": len(self.bans.table)})
         checks["safe"] = Check(not unsafe, unsafe or "acks=all, idempotent")
         return checks
 
@@ -191,8 +248,28 @@ class Node:
         gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
         gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
         gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self.settings.unsafe())))
+        self._add_balancing_gauges()
         self._add_session_gauges()
+        self._add_admin_gauges()
         self._add_kafka_gauges()
+        self._add_downlink_gauges()
+
+    def _add_downlink_gauges(self) -> None:
+        gauge, downlink, uplink = self.metrics.gauge, self.downlink, self.uplink
+        gauge("mqk_subscriptions", "Subscriptions of connected clients", lambda: len(uplink.subscribers))
+        gauge("mqk_acl_rules", "Rules of acl.file in force", lambda: uplink.access.rules)
+        gauge("mqk_downlink_queue_messages", "Messages that wait for a device", lambda: downlink.queued)
+        gauge("mqk_downlink_queue_bytes", "What they take", lambda: downlink.queued_bytes)
+        gauge("mqk_downlink_unread_bytes", "Written to devices that do not read", lambda: downlink.unread_bytes)
+        gauge("mqk_downlink_in_flight", "Messages that a device has to acknowledge", lambda: downlink.in_flight)
+        self.metrics.total_by("mqk_acl_denied", "What acl.file denied", "action", lambda: uplink.access.denied)
+
+    def _add_balancing_gauges(self) -> None:
+        gauge, total, listener = self.metrics.gauge, self.metrics.total, self.listener
+        total("mqk_proxy_headers_refused", "Connections with a bad PROXY header", lambda: listener.headers_refused)
+        total("mqk_agent_checks", "Questions of load balancers", lambda: self.agent.asked)
+        gauge("mqk_draining", "1 while no devices are taken", lambda: float(self.drainer.state != SERVING))
+        total("mqk_rebalanced", "Devices that were sent home", lambda: self.rebalancer.sent_home)
 
     def _add_kafka_gauges(self) -> None:
         """One of each for every cluster."""
@@ -221,6 +298,13 @@ class Node:
         gauge("mqk_nodes", "Replicas that are alive", lambda: len(membership.registry.alive(monotonic())))
         gauge("mqk_announcements_waiting", "Status records to be written", lambda: self.presence.waiting)
 
+    def _add_admin_gauges(self) -> None:
+        gauge, total, bans = self.metrics.gauge, self.metrics.total, self.bans
+        gauge("mqk_admin_requests_working", "Admin requests that are worked on", lambda: self.api.working)
+        gauge("mqk_bans", "Bans that this replica knows", lambda: len(bans.table))
+        total("mqk_bans_ignored", "Bans beyond the most that there may be", lambda: bans.ignored)
+        total("mqk_ban_records_unreadable", "Records in the list of bans that are not ours", lambda: bans.unreadable)
+
     def _count_sessions(self) -> float:
         return sum(table.live + table.offline for table in self.sessions.tables)
 
@@ -234,29 +318,34 @@ class Node:
         self._check_md5_partitions(self.topics)
         await self._join()
         for listener in self.settings.listeners:
-            host, port = split_address(listener.bind)
-            try:
-                bound = await self.listener.listen(host, port)
-            except OSError as error:
-                complaint = f"cannot listen on {listener.bind}: {error.strerror or error}"
-                raise ConfigError("listeners.bind", complaint) from None
-            log.info("listening", extra={"host": host, "port": bound})
+            listen = partial(self.listener.listen, proxies=listener.proxies())
+            await _open(listen, "listeners.bind", listener.bind, "listening")
+        if self.settings.node.agent_bind:
+            await _open(self.agent.listen, "node.agent_bind", self.settings.node.agent_bind, "agent port open")
         self.started.set()
+        if self.settings.node.rebalance:
+            self.rebalancing = asyncio.create_task(self.rebalancer.run())
 
     async def _join(self) -> None:
-        """Returns once this replica knows all sessions. Raises Superseded."""
+        """Returns once this replica knows all sessions and all bans. Raises Superseded."""
         self.running = asyncio.create_task(self.membership.run())
-        joined = asyncio.create_task(self.membership.joined.wait())
+        self.following = asyncio.create_task(self.bans.run())
+        joined = asyncio.create_task(self._know_all())
         await asyncio.wait((self.running, joined), return_when=asyncio.FIRST_COMPLETED)
         joined.cancel()
         if self.running.done():
             await self.running
 
+    async def _know_all(self) -> None:
+        await self.membership.joined.wait()
+        await self.bans.known.wait()
+
     @property
     def _internal(self) -> list[Topic]:
         kafka = self.settings.kafka
         partitions = max(kafka.partitions, limits.SESSION_PARTITIONS_MIN)
-        return [sessions_topic(kafka.internal_prefix, partitions), nodes_topic(kafka.internal_prefix)]
+        prefix = kafka.internal_prefix
+        return [sessions_topic(prefix, partitions), nodes_topic(prefix), bans_topic(prefix)]
 
     def _dismiss(self, detail: str) -> None:
         """Lets all devices go: what this replica knew of them can no longer be trusted."""
@@ -264,8 +353,9 @@ class Node:
             self.uplink.goodbyes.say(client, ReasonCode.SERVER_BUSY, detail)
 
     def reloader(self, read: Callable[[], Settings]) -> Reloader:
-        """What reads the rules and password files again; `read` reads all settings."""
-        files = [each for each in self.chain.authenticators if isinstance(each, PasswordFile)]
+        """What reads the rules, password files and ACL file again; `read` reads all settings."""
+        passwords = [each for each in self.chain.authenticators if isinstance(each, PasswordFile)]
+        files: list[File] = [*passwords, self.uplink.access]
         return Reloader(self.uplink, files, partial(self._read_routes, read), self._prepare_routes, self.metrics)
 
     def _read_routes(self, read: Callable[[], Settings]) -> RouteTable:
@@ -274,7 +364,10 @@ class Node:
         later = changed(self.settings, written) - _RELOADED
         if later:
             log.warning("changes that count from the next start on", extra={"settings": sorted(later)})
-        return route_table(self.settings.model_copy(update={"routing": written.routing}))
+        settings = self.settings.model_copy(update={"routing": written.routing})
+        routes = route_table(settings)
+        self._reloaded[routes] = settings
+        return routes
 
     async def _prepare_routes(self, routes: RouteTable) -> None:
         """Their topics are there. Raises ConfigError, and GatewayError: a cluster does not answer."""
@@ -290,10 +383,11 @@ class Node:
     async def stop(self, drain_seconds: float) -> None:
         """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
-        self.membership.state = "draining"
         drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
         if self.started.is_set():
-            await drain(self.listener, self.uplink, drain_seconds)
+            await self.drainer.leave(drain_seconds)
+        if self.rebalancing is not None:
+            self.rebalancing.cancel()
         self.listener.stop()
         left = max(1.0, drain_seconds - (monotonic() - began))
         unsettled = await self.clusters.flush(left)
@@ -301,6 +395,7 @@ class Node:
             await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
         await asyncio.gather(self._stop_membership(), self.clusters.stop())
         self.chain.close()
+        self.agent.stop()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
     async def _leave(self, timeout_seconds: float) -> None:
@@ -311,9 +406,11 @@ class Node:
             await self.gateway.flush(limits.PRODUCER_STOP_SECONDS_MAX)
 
     async def _stop_membership(self) -> None:
-        if self.running is not None:
-            self.running.cancel()
-            await asyncio.wait((self.running,))
+        tasks = [task for task in (self.running, self.following) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _check_md5_partitions(self, topics: list[str]) -> None:
         wanted = self.settings.routing.md5_partitions
@@ -348,10 +445,12 @@ def explain(settings: Settings, topic: str, clientid: str, username: str | None)
     routes = route_table(settings)
     message = Scope(topic, clientid, username, qos=1, ts=wall_ms())
     plan = HeaderPlan(settings.kafka.headers, settings.node.id)
+    return explain_publish(routes, plan, message, settings.routing.unmatched, _partitions(settings))
+
+
+def _partitions(settings: Settings) -> Partitions:
     clusters = {DEFAULT: settings.kafka, **settings.kafka.clusters}
-    counts = {name: cluster.partitions for name, cluster in clusters.items()}
-    partitions = Partitions(counts, settings.routing.md5_partitions)
-    return explain_publish(routes, plan, message, settings.routing.unmatched, partitions)
+    return Partitions({name: each.partitions for name, each in clusters.items()}, settings.routing.md5_partitions)
 
 
 def route_table(settings: Settings) -> RouteTable:
@@ -461,7 +560,7 @@ async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Even
 
 async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     kafka = EmbeddedKafka()
-    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes")]
+    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes", "bans")]
     dead_letters = [topic] if (topic := settings.dead_letter_topic()) else []
     await kafka.start([*route_table(settings).topics(), settings.status_topic(), *dead_letters, *internal])
     there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1, "client": KafkaClient()}
@@ -498,6 +597,16 @@ Every record is shown as it arrives in Kafka. Ctrl-C stops.
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+async def _open(listen: Callable[[str, int], Awaitable[int]], key: str, address: str, said: str) -> None:
+    """Opens one port, and says so. Raises ConfigError."""
+    host, port = split_address(address)
+    try:
+        bound = await listen(host, port)
+    except OSError as error:
+        raise ConfigError(key, f"cannot listen on {address}: {error.strerror or error}") from None
+    log.info(said, extra={"host": host, "port": bound})
 
 
 def _raise_file_limit() -> None:
@@ -543,6 +652,11 @@ def _chain(settings: Settings) -> Chain:
         for number, entry in enumerate(auth.chain, 1)
     ]
     return Chain(files, anonymous=auth.anonymous)
+
+
+def _access(settings: Settings) -> Access:
+    acl = settings.acl
+    return Access(AccessSettings(acl.file, acl.publish_default, acl.subscribe_default, acl.on_publish_denied))
 
 
 def _session_limits(settings: Settings) -> SessionLimits:

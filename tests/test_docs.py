@@ -45,7 +45,12 @@ async def exposed() -> dict[str, tuple[str, str, str]]:
     settings = load(None, ["auth.anonymous=true", "admin.bind=127.0.0.1:0"], {}).settings
     node = Node(settings)
     # A counter with labels shows nothing until it has counted something.
-    for counter in (node.metrics.connects, node.metrics.disconnects, node.metrics.kafka.dead_letters):
+    for counter in (
+        node.metrics.connects,
+        node.metrics.disconnects,
+        node.metrics.kafka.dead_letters,
+        node.metrics.admin_requests,
+    ):
         counter.labels("any")
     for counter in (node.metrics.kafka.failed_batches, node.metrics.kafka.token_requests):
         counter.labels("any", "any")
@@ -85,6 +90,7 @@ def test_no_page_names_a_metric_that_does_not_exist() -> None:
         *(
             reason.name.lower()
             for reason in (
+                ReasonCode.BANNED,
                 ReasonCode.BAD_USER_NAME_OR_PASSWORD,
                 ReasonCode.SERVER_UNAVAILABLE,
                 ReasonCode.SERVER_BUSY,

@@ -124,8 +124,10 @@ def test_a_start_waits_for_its_ports_but_not_for_ever() -> None:
 def test_ports_that_are_taken_are_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         bind = f"127.0.0.1:{server.getsockname()[1]}"
-        given = settings(f"admin.bind={bind}", 'listeners=[{"bind": "127.0.0.1:0"}]')
+        anywhere = 'listeners=[{"bind": "127.0.0.1:0"}]'
+        given = settings(f"admin.bind={bind}", anywhere)
         assert taken_ports(given) == [bind]
+        assert taken_ports(settings("admin.bind=127.0.0.1:0", f"node.agent_bind={bind}", anywhere)) == [bind]
     assert taken_ports(given) == []
 
 

@@ -21,7 +21,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from proxy.limits import KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
+from proxy.limits import ADMIN_TOKENS_MAX, KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
+from proxy.net.addresses import is_loopback
 
 #: Kafka's own default of max.message.bytes.
 KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
@@ -82,6 +83,13 @@ def _server(address: str) -> str:
     return address
 
 
+def _network(network: str) -> str:
+    try:
+        return str(ipaddress.ip_network(network))
+    except ValueError as error:
+        raise ValueError(f"should be a network, as in 10.0.0.0/24: {error}") from None
+
+
 def _no_repetition(values: list[str]) -> list[str]:
     repeated = {value for value in values if values.count(value) > 1}
     if repeated:
@@ -116,6 +124,7 @@ def _cluster_name(name: str) -> str:
 
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "host:port"})]
+Network = Annotated[str, AfterValidator(_network), Field(json_schema_extra={"format": "CIDR"})]
 Server = Annotated[str, AfterValidator(_server), Field(json_schema_extra={"format": "host:port"})]
 Url = Annotated[str, AfterValidator(_http_url), Field(json_schema_extra={"format": "URL"})]
 File = Annotated[Path, Field(strict=False), AfterValidator(_beside_the_file)]
@@ -150,6 +159,16 @@ class Node(_Section):
     )
     drain_seconds: int = Field(
         default=30, ge=0, le=3600, description="Time to let devices go and empty the queue at shutdown."
+    )
+    agent_bind: Address | None = Field(
+        default=None,
+        description="Where HAProxy asks whether this replica takes new devices (`agent-check`), as in 127.0.0.1:8090; "
+        "unset: nowhere.",
+    )
+    rebalance: bool = Field(
+        default=True,
+        description="Send devices home when this replica has far more than the others after one of them was away; "
+        "`false` where no load balancer places them.",
     )
     workers: int = Field(
         default=1,
@@ -365,6 +384,15 @@ class Listener(_Section):
         default="0.0.0.0:1883", description="Where devices connect; an IPv6 address stands in brackets."
     )
     transport: Literal["tcp"] = Field(default="tcp", description="What carries MQTT.")
+    proxy_protocol_from: list[Network] = Field(
+        default=[],
+        description="Networks of load balancers, as in 10.0.0.0/24. From there each connection has to begin with a "
+        "PROXY header, version 1 or 2, and what it says of the device is believed; from elsewhere none may.",
+    )
+
+    def proxies(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """`proxy_protocol_from`, parsed."""
+        return [ipaddress.ip_network(network) for network in self.proxy_protocol_from]
 
 
 class Mqtt(_Section):
@@ -417,6 +445,26 @@ class Auth(_Section):
     )
     chain: list[AuthenticatorEntry] = Field(
         default=[], description="Who is asked about a device, in order; each allows, denies or passes on."
+    )
+
+
+class Acl(_Section):
+    file: Annotated[Path, AfterValidator(_beside_the_file)] | None = Field(
+        default=None,
+        strict=False,
+        description="Who may publish where and subscribe to what, a rule a line (docs/acl.md); relative to the "
+        "directory of the configuration file. Unset: the defaults decide.",
+    )
+    publish_default: Literal["allow", "deny"] = Field(
+        default="allow", description="What is true of a publish that no rule speaks of."
+    )
+    subscribe_default: Literal["allow", "deny"] = Field(
+        default="deny", description="What is true of a subscription that no rule speaks of."
+    )
+    on_publish_denied: Literal["ack", "close"] = Field(
+        default="ack",
+        description="5.0 hears 0x87. Who cannot be told (before 5.0, and at QoS 0) is acknowledged and counted, or "
+        "closed.",
     )
 
 
@@ -521,8 +569,42 @@ class Sessions(_Section):
     )
 
 
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text, re.ASCII):
+        raise ValueError("should be 64 hexadecimal digits; `mqk token` prints them")
+    return text.lower()
+
+
+class AdminToken(_Section):
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="Who has it; what the log says of who changed something.",
+    )
+    role: Literal["read", "write"] = Field(default="read", description="`write` may read too.")
+    token_sha256: Annotated[str, AfterValidator(_sha256)] = Field(
+        description="SHA-256 of the token in hexadecimal digits; `mqk token` makes both."
+    )
+
+
 class Admin(_Section):
-    bind: Address = Field(default="127.0.0.1:8080", description="Health and metrics over HTTP.")
+    bind: Address = Field(
+        default="127.0.0.1:8080",
+        description="Health, metrics and the admin API over HTTP. Beyond loopback only with tokens.",
+    )
+    tokens: list[AdminToken] = Field(
+        default=[],
+        max_length=ADMIN_TOKENS_MAX,
+        description="Bearer tokens of the admin API; without any it is open to this machine.",
+    )
+
+    @field_validator("tokens")
+    @classmethod
+    def _one_token_per_name(cls, tokens: list[AdminToken]) -> list[AdminToken]:
+        _no_repetition([token.name for token in tokens])
+        _no_repetition([token.token_sha256 for token in tokens])
+        return tokens
 
 
 class Log(_Section):
@@ -556,6 +638,7 @@ class Settings(_Section):
     mqtt: Mqtt = Mqtt()
     limits: Limits = Limits()
     auth: Auth = Auth()
+    acl: Acl = Acl()
     routing: Routing = Routing()
     status: Status = Status()
     sessions: Sessions = Sessions()
@@ -585,6 +668,11 @@ class Settings(_Section):
         taken = [listener.bind for listener in info.data.get("listeners", [])]
         if admin.bind in taken and split_address(admin.bind)[1]:
             raise ValueError(f"admin.bind {admin.bind} is a listener's already")
+        if not admin.tokens and not is_loopback(split_address(admin.bind)[0]):
+            raise ValueError(
+                f"admin.bind {admin.bind} is not a loopback address, and without [[admin.tokens]] everybody could "
+                "give orders there; `mqk token` makes one"
+            )
         return admin
 
     @field_validator("admin")

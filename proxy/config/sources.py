@@ -28,8 +28,12 @@ class Loaded(NamedTuple):
 
     def effective(self) -> list[tuple[str, object, str]]:
         """Key, value and origin of every setting, secrets masked."""
-        leaves = _leaves(self.settings.model_dump(mode="json"))
-        return [(key, mask(key, value), self.origin[key]) for key, value in leaves]
+        return [(key, value, self.origin[key]) for key, value in masked(self.settings)]
+
+
+def masked(settings: Settings) -> list[tuple[str, object]]:
+    """Key and value of every setting, secrets masked."""
+    return [(key, mask(key, value)) for key, value in _leaves(settings.model_dump(mode="json"))]
 
 
 def load(

@@ -86,7 +86,7 @@ ENDINGS: list[tuple[str, Callable[[Session], object], EndReason, bool]] = [
     (
         "without will",
         lambda session: session.protocol.disconnect(0x98, "kicked", with_will=False),
-        EndReason.PROTOCOL_ERROR,
+        EndReason.KICKED,
         False,
     ),
 ]

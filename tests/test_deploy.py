@@ -1,5 +1,7 @@
 """The files in deploy/ and compose.yaml: valid, and true of the settings, ports and times that they speak of."""
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -96,8 +98,15 @@ def pod() -> dict[str, Any]:
     return spec
 
 
+#: What the Secret and the name of the pod put into its environment.
+POD_ENVIRONMENT = {
+    "MQK_NODE__ID": "mqk-0",
+    "MQK_ADMIN__TOKENS": json.dumps([{"name": "ops", "role": "write", "token_sha256": 64 * "0"}]),
+}
+
+
 def kubernetes_settings() -> Settings:
-    return load(KUBERNETES / "mqk.toml", environ={"MQK_NODE__ID": "mqk-0"}).settings
+    return load(KUBERNETES / "mqk.toml", environ=POD_ENVIRONMENT).settings
 
 
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda each: f"{each['kind']} {each['metadata']['name']}")
@@ -180,6 +189,14 @@ def test_compose_runs_three_replicas_of_this_version() -> None:
         assert settings.admin.bind == "0.0.0.0:8080"
 
 
+def test_nobody_outside_reaches_what_compose_leaves_open() -> None:
+    published = [port for each in COMPOSE["services"].values() for port in each.get("ports", [])]
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+    [token] = {token.token_sha256 for each in REPLICAS.values() for token in compose_settings(each).admin.tokens}
+    assert token == hashlib.sha256(b"try-it").hexdigest()
+    assert "`try-it`" in (ROOT / "deploy" / "compose.md").read_text()
+
+
 def test_compose_has_the_kafka_that_the_replicas_ask_for() -> None:
     kafka = COMPOSE["services"]["kafka"]["environment"]
     advertised = kafka["KAFKA_ADVERTISED_LISTENERS"].removeprefix("PLAINTEXT://")
@@ -191,7 +208,7 @@ def test_compose_has_the_kafka_that_the_replicas_ask_for() -> None:
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("deploy/*/*.toml")), ids=lambda file: file.parent.name)
 def test_each_configuration_can_be_used(file: Path) -> None:
-    assert load(file).settings.auth.chain, "devices show who they are"
+    assert load(file, environ=POD_ENVIRONMENT).settings.auth.chain, "devices show who they are"
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("deploy/**/*.md")), ids=lambda page: str(page.relative_to(ROOT)))

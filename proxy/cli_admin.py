@@ -64,7 +64,7 @@ class Remote:
                 given = {name: value for name, value in (query or {}).items() if value is not None}
                 response = client.request(method, self._url + path, params=given, headers=self._headers, json=body)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise Unanswered(f"{self._url} does not answer: {error or type(error).__name__}") from None
+            raise Unanswered(f"{self._url} does not answer: {str(error) or type(error).__name__}") from None
         if not response.is_success:
             self._fail(response.status_code, response.content)
         return self._json(response.content) if response.content else None

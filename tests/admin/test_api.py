@@ -374,9 +374,20 @@ async def test_every_write_leaves_a_line(door: Door, caplog: pytest.LogCaptureFi
     await door.ask("DELETE", "/v1/clients/c%2F1")
     await door.ask("DELETE", "/v1/clients/c%2F1", token="wrong")
     await door.ask("GET", "/v1/clients")
+    await door.ask("POST", "/v1/publish", {"topic": "a", "payload": "secret", "user_properties": {"b": "secret"}})
+    await door.ask("POST", "/v1/bans", {"kind": "clientid", "value": "c"})
+    await door.ask("POST", "/v1/kick", {"clientid": ""})
     lines = [vars(record) for record in caplog.records if record.name == "proxy.admin.api"]
-    said = [(line["who"], line["method"], line["path"], line["status"]) for line in lines]
-    assert said == [("writer", "DELETE", "/v1/clients/c%2F1", 200), (None, "DELETE", "/v1/clients/c%2F1", 401)]
+    said = [(line.get("who"), line["method"], line["path"], line["status"], line.get("outcome")) for line in lines]
+    assert said == [
+        ("writer", "DELETE", "/v1/clients/c%2F1", 200, "done"),
+        (None, "DELETE", "/v1/clients/c%2F1", 401, None),
+        ("writer", "POST", "/v1/publish", 200, "done"),
+        ("writer", "POST", "/v1/bans", 201, None),
+        ("writer", "POST", "/v1/kick", 422, None),
+    ]
+    assert lines[3]["asked"] == {"kind": "clientid", "value": "c", "reason": ""}
+    assert "secret" not in str(lines)
 
 
 async def test_what_is_not_there(door: Door) -> None:

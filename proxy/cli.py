@@ -83,10 +83,21 @@ def _options(
 
 
 @app.command()
-def serve(config: ConfigFile = None, overrides: Overrides = None) -> None:
+def serve(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Replicas on this host: node.workers.", show_default=False)
+    ] = None,
+) -> None:
     """Run the proxy until it is told to stop."""
-    read = partial(_settings, config, overrides, None)
+    said = [] if workers is None else [f"node.workers={workers}"]
+    read = partial(_settings, config, [*(overrides or ()), *said], None)
     settings = read()
+    if settings.node.workers > 1:
+        from proxy import worker
+
+        raise typer.Exit(worker.supervise(settings, read))
     from proxy import node
 
     raise typer.Exit(node.serve(settings, read))
@@ -97,6 +108,8 @@ def dev(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Run the proxy on a Kafka that lives in memory."""
     read = partial(_settings, config, overrides, DEV_SETTINGS)
     settings = read()
+    if settings.node.workers > 1:
+        raise ConfigError("node.workers", "mqk dev is one replica; mqk serve runs several")
     from proxy import node
 
     raise typer.Exit(node.dev(settings, read))

@@ -62,3 +62,11 @@ class GatewayError(ProxyError):
 
 class SessionError(ProxyError):
     """The application asked a connection for something that its state does not allow."""
+
+
+class SendWindowFull(SessionError):
+    """As many messages are in flight as the device takes."""
+
+
+class MessageTooLarge(SessionError):
+    """The device does not take a packet of this size."""

@@ -8,6 +8,8 @@ from typing import Final
 # one connection
 #: A CONNECT holds at most five 64 KiB strings; real ones are under 16 KiB, and it comes from nobody we know yet.
 CONNECT_BYTES_MAX: Final = 65_536
+#: A PROXY header of version 2 behind its first 16 bytes. HAProxy's has some 200 with TLS, a name and an id.
+PROXY_HEADER_BYTES_MAX: Final = 4_096
 #: What a held connection may have parsed ahead, so that its PINGREQ is found; more is left to TCP.
 HELD_BYTES_MAX: Final = 16_384
 #: What a packet that is set aside costs beside its bytes (measured with tracemalloc: 100 B).
@@ -30,6 +32,26 @@ RESUMES_PER_TURN_MAX: Final = 200
 GOODBYES_PER_SECOND: Final = 500.0
 #: How often some of them are told.
 GOODBYE_TICK_SECONDS: Final = 0.05
+#: What HAProxy has to ask twice in, so that it knows before the first device is let go: `agent-inter` is 1 s.
+AGENT_NOTICE_SECONDS: Final = 2.5
+#: Who has not asked for so long does not ask any more, and is not waited for.
+AGENT_SILENCE_SECONDS: Final = 10.0
+#: Questions that wait in the kernel: of a few load balancers, one a second each.
+AGENT_BACKLOG: Final = 64
+#: How often a replica looks whether it has more than its share of the devices.
+REBALANCE_LOOK_SECONDS: Final = 1.0
+#: So long no replica may have come or gone, and no count have moved: longer than a balancer takes to see who is back.
+REBALANCE_STEADY_SECONDS: Final = 10.0
+#: Share of the mean by which a count may move in that time: devices come and go every day.
+REBALANCE_STIR: Final = 0.02
+#: A replica lets go of devices above this many times the mean; a hash is even to some 5 %.
+REBALANCE_ABOVE: Final = 1.1
+#: So few devices too many are not worth it.
+REBALANCE_DEVICES_MIN: Final = 5
+#: Devices that one replica sends home, each second: a fifth of what the others accept without a queue.
+REBALANCE_PER_SECOND: Final = 100
+#: How long a device that is sent home may wait for its acknowledgements.
+REBALANCE_GOODBYE_SECONDS: Final = 10.0
 #: Connections that wait in the kernel to be accepted; a fleet that comes back at once is larger than the default 100.
 LISTEN_BACKLOG: Final = 4_096
 
@@ -181,6 +203,8 @@ SESSION_PARTITIONS_MIN: Final = 12
 #: A broker answers a fetch at the latest after this, so a reader that hears nothing for longer knows it is cut off.
 LOG_FETCH_WAIT_MS: Final = 500
 LOG_POLL_MS: Final = 1_000
+#: How late a reader notices that a topic has more partitions.
+LOG_METADATA_MS: Final = 30_000
 #: Of one partition in one answer.
 LOG_FETCH_BYTES: Final = 1_048_576
 #: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.
@@ -216,3 +240,90 @@ LAST_ANNOUNCEMENTS_SECONDS: Final = 3.0
 #: Announcements of one partition that a replica remembers for a sweeper that does not announce them (200 B each). Above
 #: it announces them itself: repeats do no harm, a loss would.
 ANNOUNCEMENTS_KEPT_MAX: Final = 20_000
+
+# access control
+#: Rules of one file; each takes half a kilobyte.
+ACL_RULES_MAX: Final = 50_000
+#: Those of them that are asked about everybody: a topic name that is seen first costs a millisecond with so many.
+ACL_RULES_FOR_ALL_MAX: Final = 1_000
+
+# the way back
+#: Subscriptions of one client, and the bytes of their filters: its session state has to fit into one record.
+SUBSCRIPTIONS_PER_CLIENT_MAX: Final = 100
+SUBSCRIPTION_BYTES_PER_CLIENT_MAX: Final = 16_384
+#: Levels of a topic filter; a look-up goes as deep.
+SUBSCRIPTION_LEVELS_MAX: Final = 128
+#: Messages that one device has not acknowledged, whatever its Receive Maximum is; then they wait.
+DOWNLINK_IN_FLIGHT_MAX: Final = 100
+#: Messages that wait for one device; the next one hears `queue_full`.
+DOWNLINK_QUEUE_MAX: Final = 100
+#: Messages that wait for all devices of a replica, in bytes; one that many devices wait for counts once.
+DOWNLINK_QUEUE_BYTES_MAX: Final = 67_108_864
+#: What a waiting message costs beside topic and payload, and once more for each device.
+DOWNLINK_MESSAGE_OVERHEAD_BYTES: Final = 400
+#: Devices that are written to in one turn of the event loop.
+DOWNLINK_DEVICES_PER_TURN_MAX: Final = 200
+#: Clients that one kick disconnects at once; more are paced, as at a shutdown.
+KICKS_AT_ONCE_MAX: Final = 100
+#: Time that a device has for a message, from the command to its acknowledgement.
+DOWNLINK_ACK_SECONDS: Final = 30.0
+
+# several replicas on one host
+#: How often a replica tells its supervisor that its event loop turns.
+WORKER_BEAT_SECONDS: Final = 1.0
+#: Silence after which a replica counts as hung and is replaced; the others take it for dead after half of that.
+WORKER_SILENCE_SECONDS_MAX: Final = 20
+#: Time beyond `node.drain_seconds` in which a replica may end, before it is killed.
+WORKER_STOP_SECONDS: Final = 5
+#: Time to end for those that were told to stop at once.
+WORKER_STOP_AT_ONCE_SECONDS: Final = 2.0
+#: Two starts in one slot are at least so far apart: what cannot run is not started all the time.
+WORKER_PAUSE_SECONDS_MIN: Final = 1.0
+WORKER_PAUSE_SECONDS_MAX: Final = 30.0
+#: After so long since its start, a replica that ends is no longer one that cannot run. Above the longest pause.
+WORKER_STEADY_SECONDS: Final = 60.0
+#: How long a start waits for the ports of its slot, which a process of before may still hold.
+WORKER_PORTS_SECONDS_MAX: Final = 5.0
+#: What a replica can say of why it cannot start: a list of topics and the commands that create them fits.
+WORKER_COMPLAINT_BYTES_MAX: Final = 65_536
+
+# commands
+#: Commands of one replica that are not settled: the reader waits, HTTP is refused. At 2 000/s, of which every tenth
+#: client never acknowledges, 6 000 wait for their time.
+COMMANDS_IN_FLIGHT_MAX: Final = 20_000
+#: Of one client: more than a device takes in in the time that it has, so that a silent one leaves room for others.
+COMMANDS_PER_CLIENT_MAX: Final = 1_000
+#: Records of one partition that are settled but stand behind one that is not; 40 s of 2 000/s.
+COMMANDS_UNCOMMITTED_MAX: Final = 80_000
+#: How often a message is sent, each time to another connection of a client that moves.
+COMMAND_TRIES_MAX: Final = 3
+#: How long a client that has left may take to turn up elsewhere.
+COMMAND_LOOK_AGAIN_SECONDS: Final = 0.5
+#: For the answer of a replica, beside what a device is given: one that is silent for 10 s is dead.
+COMMAND_ANSWER_SECONDS_MAX: Final = 15.0
+#: A name that a sender gives his command.
+COMMAND_ID_BYTES_MAX: Final = 256
+#: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.
+COMMAND_BATCH_RECORDS_MAX: Final = 200
+#: How often the reader looks whether it is its turn, whether there is room, and what can be committed.
+COMMAND_POLL_SECONDS: Final = 0.2
+COMMAND_COMMIT_SECONDS: Final = 1.0
+COMMAND_PAUSE_SECONDS: Final = 0.02
+#: Time for what is under way when partitions go to another replica; then they are read again there.
+COMMAND_REVOKE_SECONDS_MAX: Final = 3.0
+#: Clients that one result names: 64 KiB of names of the usual length.
+RESULT_CLIENTS_MAX: Final = 1_000
+
+# letters between replicas
+#: What one message between replicas may have: a record that Kafka takes by default, and what goes around it.
+INBOX_MESSAGE_BYTES_MAX: Final = 1_000_000
+#: A letter that has so much is sent, and another one begun.
+INBOX_LETTER_BYTES: Final = 131_072
+#: Letters to one replica are so far apart, so that each carries many messages when there are many.
+INBOX_GAP_SECONDS: Final = 0.003
+#: Clients in one message of an answer: 64 KiB names of the longest kind would not fit into a record, usual ones do.
+INBOX_CLIENTS_PER_MESSAGE: Final = 500
+#: How long a letter is kept; nobody reads one that is older than its command.
+INBOX_RETENTION_MS: Final = 600_000
+#: Replicas share these; a node reads one of them.
+INBOX_PARTITIONS: Final = 64

@@ -5,6 +5,7 @@ Base units, `_total` on counters. Labels never carry a client id, a user or a to
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
@@ -49,6 +50,8 @@ class PublishCounter(Collector):
         self.unmatched = [0, 0, 0]
         #: Its payload is not the text that it claims to be.
         self.invalid = [0, 0, 0]
+        #: Access control does not allow it.
+        self.denied = [0, 0, 0]
         #: Kafka can never store it.
         self.refused = [0, 0, 0]
         #: Not in Kafka in time, or nobody knows: at QoS 1 the connection closes and the device sends it again.
@@ -74,6 +77,20 @@ class Total(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         yield CounterMetricFamily(self._name, self._documentation, value=self._read())
+
+
+class Totals(Collector):
+    """Counts by one label that somebody else keeps; they are read when Prometheus asks."""
+
+    def __init__(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        self._family = partial(CounterMetricFamily, name, documentation, labels=(label,))
+        self._read = read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = self._family()
+        for value, count in self._read().items():
+            family.add_metric((value,), count)
+        yield family
 
 
 class KafkaCounters:
@@ -139,6 +156,7 @@ class Metrics:
         self.reloads = self._counter("mqk_reloads", "Times that rules and password files were read again", "result")
         for result in ("applied", "refused"):
             self.reloads.labels(result)
+        self.downlinks = self._counter("mqk_downlinks", "Messages for devices by what became of them", "outcome")
         self.admin_requests = self._counter("mqk_admin_requests", "Requests of the admin API by status", "status")
         self.presence = self._counter("mqk_presence_records", "Records for the status topic by outcome", "result")
         build = Gauge("mqk_build_info", "Always 1; the version is the label", ["version"], registry=self.registry)
@@ -156,6 +174,10 @@ class Metrics:
         family = Gauge(name, documentation, ["cluster"], registry=self.registry)
         for cluster, read in reads.items():
             family.labels(cluster).set_function(read)
+
+    def total_by(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        """Counts by one label that are read when somebody asks."""
+        self.registry.register(Totals(name, documentation, label, read))
 
     def total(self, name: str, documentation: str, read: Callable[[], int]) -> None:
         """A count that is read when somebody asks."""

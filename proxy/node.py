@@ -7,7 +7,7 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,15 +23,19 @@ from proxy.clock import monotonic, wall_ms
 from proxy.config import KafkaClient, Settings, changed, masked, split_address
 from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
+from proxy.flows.access import Access, AccessSettings
 from proxy.flows.bans import Bans, BanSettings
-from proxy.flows.drain import drain
+from proxy.flows.downlink import Downlink
+from proxy.flows.drain import SERVING, Drainer
+from proxy.flows.executor import Executor
 from proxy.flows.explain import Partitions
 from proxy.flows.explain import explain as explain_publish
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.headers import HeaderPlan
 from proxy.flows.membership import Membership, MembershipSettings
 from proxy.flows.presence import Presence
-from proxy.flows.reload import Reloader
+from proxy.flows.rebalance import Rebalancer
+from proxy.flows.reload import File, Reloader
 from proxy.flows.sessions import Sessions
 from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.flows.wills import Wills
@@ -44,6 +48,7 @@ from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics, Metrics
 from proxy.mqtt.packets import ReasonCode
+from proxy.net.agent import AgentPort
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.authenticators.password_file import PasswordFile
@@ -54,7 +59,7 @@ from proxy.session.events import SessionLimits
 
 log = logging.getLogger(__name__)
 
-#: What SIGHUP puts in force, beside the password files.
+#: What SIGHUP puts in force, beside the password files and the ACL file.
 _RELOADED = frozenset({"routing.rules", "routing.preset", "routing.match", "routing.allowed_topics"})
 
 
@@ -97,11 +102,14 @@ class Node:
             self.sessions,
             Goodbyes(),
             self.metrics,
+            _access(settings),
         )
         self.listener = Listener(
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
         )
         self.presence.wills = Wills(self.uplink)
+        self.downlink = Downlink(limits.DOWNLINK_ACK_SECONDS, self.metrics)
+        self.executor = Executor(self.uplink, self.downlink)
         self.membership = Membership(
             MembershipSettings(
                 settings.node.id,
@@ -118,6 +126,7 @@ class Node:
             self._dismiss,
         )
         self.uplink.joined = self.membership.joined.is_set
+        self._add_balancing()
         loop = asyncio.get_running_loop()
         for gateway in self.clusters.gateways.values():
             gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
@@ -129,10 +138,23 @@ class Node:
         views = Views(self.ready, self.checks, self.metrics.exposition)
         self.admin = AdminServer(make_app(views, self.api.app), *split_address(settings.admin.bind))
         self.started = asyncio.Event()
+        #: How often who supervises this replica has started it.
+        self.starts = 1
         #: What keeps this replica among the others, and what follows the bans.
         self.running: asyncio.Task[None] | None = None
         self.following: asyncio.Task[None] | None = None
         self._add_gauges()
+
+    def _add_balancing(self) -> None:
+        """What a load balancer sees of this replica, and what brings devices back to it."""
+        node, listener = self.settings.node, self.listener
+        self.agent = AgentPort(lambda: self.drainer.state == SERVING, monotonic)
+        self.drainer = Drainer(listener, self.uplink, lambda: self.agent.is_asked, node.drain_seconds)
+        self.membership.leaving = lambda: self.drainer.state != SERVING
+        self.rebalancer = Rebalancer(
+            node.id, listener, self.uplink, lambda: self.membership.registry.alive(monotonic())
+        )
+        self.rebalancing: asyncio.Task[None] | None = None
 
     @property
     def topics(self) -> list[str]:
@@ -220,14 +242,34 @@ class Node:
         gauge("mqk_connections_held", "Connections that back-pressure holds", lambda: listener.held)
         total("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
         total("mqk_connections_failed", "Connections dropped for a bug of ours", lambda: listener.bugs)
+        total("mqk_starts", "How often this replica was started", lambda: self.starts)
         total("mqk_log_lines_suppressed", "Log lines of a flood, not written", logs.suppressed)
         gauge("mqk_logins_waiting", "Logins that are being checked", lambda: self.uplink.logins_waiting)
         gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
         gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
         gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self.settings.unsafe())))
+        self._add_balancing_gauges()
         self._add_session_gauges()
         self._add_admin_gauges()
         self._add_kafka_gauges()
+        self._add_downlink_gauges()
+
+    def _add_downlink_gauges(self) -> None:
+        gauge, downlink, uplink = self.metrics.gauge, self.downlink, self.uplink
+        gauge("mqk_subscriptions", "Subscriptions of connected clients", lambda: len(uplink.subscribers))
+        gauge("mqk_acl_rules", "Rules of acl.file in force", lambda: uplink.access.rules)
+        gauge("mqk_downlink_queue_messages", "Messages that wait for a device", lambda: downlink.queued)
+        gauge("mqk_downlink_queue_bytes", "What they take", lambda: downlink.queued_bytes)
+        gauge("mqk_downlink_unread_bytes", "Written to devices that do not read", lambda: downlink.unread_bytes)
+        gauge("mqk_downlink_in_flight", "Messages that a device has to acknowledge", lambda: downlink.in_flight)
+        self.metrics.total_by("mqk_acl_denied", "What acl.file denied", "action", lambda: uplink.access.denied)
+
+    def _add_balancing_gauges(self) -> None:
+        gauge, total, listener = self.metrics.gauge, self.metrics.total, self.listener
+        total("mqk_proxy_headers_refused", "Connections with a bad PROXY header", lambda: listener.headers_refused)
+        total("mqk_agent_checks", "Questions of load balancers", lambda: self.agent.asked)
+        gauge("mqk_draining", "1 while no devices are taken", lambda: float(self.drainer.state != SERVING))
+        total("mqk_rebalanced", "Devices that were sent home", lambda: self.rebalancer.sent_home)
 
     def _add_kafka_gauges(self) -> None:
         """One of each for every cluster."""
@@ -276,14 +318,13 @@ class Node:
         self._check_md5_partitions(self.topics)
         await self._join()
         for listener in self.settings.listeners:
-            host, port = split_address(listener.bind)
-            try:
-                bound = await self.listener.listen(host, port)
-            except OSError as error:
-                complaint = f"cannot listen on {listener.bind}: {error.strerror or error}"
-                raise ConfigError("listeners.bind", complaint) from None
-            log.info("listening", extra={"host": host, "port": bound})
+            listen = partial(self.listener.listen, proxies=listener.proxies())
+            await _open(listen, "listeners.bind", listener.bind, "listening")
+        if self.settings.node.agent_bind:
+            await _open(self.agent.listen, "node.agent_bind", self.settings.node.agent_bind, "agent port open")
         self.started.set()
+        if self.settings.node.rebalance:
+            self.rebalancing = asyncio.create_task(self.rebalancer.run())
 
     async def _join(self) -> None:
         """Returns once this replica knows all sessions and all bans. Raises Superseded."""
@@ -312,8 +353,9 @@ class Node:
             self.uplink.goodbyes.say(client, ReasonCode.SERVER_BUSY, detail)
 
     def reloader(self, read: Callable[[], Settings]) -> Reloader:
-        """What reads the rules and password files again; `read` reads all settings."""
-        files = [each for each in self.chain.authenticators if isinstance(each, PasswordFile)]
+        """What reads the rules, password files and ACL file again; `read` reads all settings."""
+        passwords = [each for each in self.chain.authenticators if isinstance(each, PasswordFile)]
+        files: list[File] = [*passwords, self.uplink.access]
         return Reloader(self.uplink, files, partial(self._read_routes, read), self._prepare_routes, self.metrics)
 
     def _read_routes(self, read: Callable[[], Settings]) -> RouteTable:
@@ -341,10 +383,11 @@ class Node:
     async def stop(self, drain_seconds: float) -> None:
         """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
-        self.membership.state = "draining"
         drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
         if self.started.is_set():
-            await drain(self.listener, self.uplink, drain_seconds)
+            await self.drainer.leave(drain_seconds)
+        if self.rebalancing is not None:
+            self.rebalancing.cancel()
         self.listener.stop()
         left = max(1.0, drain_seconds - (monotonic() - began))
         unsettled = await self.clusters.flush(left)
@@ -352,6 +395,7 @@ class Node:
             await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
         await asyncio.gather(self._stop_membership(), self.clusters.stop())
         self.chain.close()
+        self.agent.stop()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
     async def _leave(self, timeout_seconds: float) -> None:
@@ -376,9 +420,17 @@ class Node:
                 raise ConfigError("routing.md5_partitions", f"{wanted}, but topic {topic} has {count} partitions")
 
 
-def serve(settings: Settings, read: Callable[[], Settings]) -> int:
-    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP."""
-    return _run(_serve(settings, read, _no_companion), settings)
+#: Takes the signals of a replica over: it is given the replica, and what tells it to stop (a second time: at once).
+#: What it returns runs as long as the replica.
+Attend = Callable[["Node", Callable[[], None]], Coroutine[Any, Any, None]]
+
+
+def serve(settings: Settings, read: Callable[[], Settings], attend: Attend | None = None) -> int:
+    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP. One of
+    several replicas is attended, and says in each line of the log which one it is.
+    """
+    main = _serve(settings, read, _no_companion, attend)
+    return _run(main, settings, settings.node.id if attend else None)
 
 
 def dev(settings: Settings, read: Callable[[], Settings]) -> int:
@@ -417,8 +469,8 @@ def route_table(settings: Settings) -> RouteTable:
     return compile_routes(specs or preset_specs(routing.preset), context)
 
 
-def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
-    logs.set_up(settings.log.level, settings.log.format, monotonic)
+def _run(main: Coroutine[Any, Any, int], settings: Settings, node: str | None = None) -> int:
+    logs.set_up(settings.log.level, settings.log.format, monotonic, node)
     for talkative in ("aiokafka", "httpx", "httpcore", "uvicorn"):
         logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -438,6 +490,7 @@ async def _serve(
     settings: Settings,
     read: Callable[[], Settings],
     companion: Callable[[Node], Coroutine[Any, Any, None]],
+    attend: Attend | None = None,
 ) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
@@ -452,6 +505,8 @@ async def _serve(
         loop.add_signal_handler(number, signals.put_nowait, number)
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    stop = partial(signals.put_nowait, signal.SIGTERM)
+    attending = [asyncio.create_task(attend(node, stop))] if attend is not None else []
     admin = asyncio.create_task(node.admin.run_until_stopped())
     log.info("admin port open", extra={"port": node.admin.port})
     interrupted = asyncio.create_task(signals.get())
@@ -475,6 +530,8 @@ async def _serve(
     finally:
         node.admin.should_exit = True
         await admin
+        for task in attending:
+            task.cancel()
     return 128 + signal.SIGINT if interrupted.done() and interrupted.result() == signal.SIGINT else 0
 
 
@@ -542,6 +599,16 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+async def _open(listen: Callable[[str, int], Awaitable[int]], key: str, address: str, said: str) -> None:
+    """Opens one port, and says so. Raises ConfigError."""
+    host, port = split_address(address)
+    try:
+        bound = await listen(host, port)
+    except OSError as error:
+        raise ConfigError(key, f"cannot listen on {address}: {error.strerror or error}") from None
+    log.info(said, extra={"host": host, "port": bound})
+
+
 def _raise_file_limit() -> None:
     """A connection is a file; the soft limit is often 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -585,6 +652,11 @@ def _chain(settings: Settings) -> Chain:
         for number, entry in enumerate(auth.chain, 1)
     ]
     return Chain(files, anonymous=auth.anonymous)
+
+
+def _access(settings: Settings) -> Access:
+    acl = settings.acl
+    return Access(AccessSettings(acl.file, acl.publish_default, acl.subscribe_default, acl.on_publish_denied))
 
 
 def _session_limits(settings: Settings) -> SessionLimits:

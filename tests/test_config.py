@@ -74,7 +74,7 @@ def test_what_a_command_assumes_is_the_weakest(toml: Path) -> None:
         ("kafka.topic_prefix=12", "12"),
         ("routing.md5_partitions=12", 12),
         ("status.topic=${prefix}a", "${prefix}a"),
-        ('listeners=[{"bind": "[::1]:1883"}]', [{"bind": "[::1]:1883", "transport": "tcp"}]),
+        ('listeners=[{"bind": "[::1]:1883"}]', [{"bind": "[::1]:1883", "transport": "tcp", "proxy_protocol_from": []}]),
     ],
 )
 def test_text_is_read_as_its_setting_needs_it(override: str, value: object) -> None:
@@ -94,6 +94,7 @@ def test_a_list_replaces_the_list_of_a_weaker_source(toml: Path) -> None:
     assert {key: said for key, said in origin.items() if key.startswith("listeners")} == {
         "listeners[0].bind": "flag",
         "listeners[0].transport": "default",
+        "listeners[0].proxy_protocol_from": "default",
     }
 
 
@@ -107,8 +108,6 @@ def test_paths_are_relative_to_the_file(toml: Path) -> None:
 
 def test_every_problem_is_reported_at_once(toml: Path) -> None:
     text = """
-    [node]
-    workers = 2
     [kafka]
     botstrap_servers = ["a:1"]
     partitions = 0
@@ -124,7 +123,6 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
     found = problems(toml, text, overrides, {"MQK_KAFKA_TOPIC_PREFIX": "x"})
     assert set(found) == {
         "kafka.botstrap_servers: unknown setting; did you mean kafka.bootstrap_servers? [file]",
-        "node.workers: not in this version (0.1.0) [file]",
         "kafka.partitions: should be greater than or equal to 1, not 0 [file]",
         'kafka.create_topics: should be a valid boolean, not "true" [file]',
         "kafka.client.sasl_mechanism: goes only with security_protocol = SASL_PLAINTEXT or SASL_SSL [file]",
@@ -136,7 +134,7 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
         'mqtt.receive_maximum: should be a valid integer, not "many" [flag]',
         "kafka_topic_prefix: unknown setting; did you mean kafka.topic_prefix? [environment MQK_KAFKA_TOPIC_PREFIX]",
     }
-    assert len(found) == 12
+    assert len(found) == 11
 
 
 @pytest.mark.parametrize(

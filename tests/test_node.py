@@ -94,10 +94,12 @@ async def make() -> AsyncIterator[Callable[..., Node]]:
 
     yield make
     for each in made:
-        if each.running is not None:
-            each.running.cancel()
-            await asyncio.wait((each.running,))
+        for task in (each.running, each.rebalancing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
         each.listener.stop()
+        each.agent.stop()
         each.chain.close()
         each.admin._socket.close()
 
@@ -321,11 +323,11 @@ async def test_the_devices_leave_time_for_the_end(
 ) -> None:
     allowed = []
 
-    async def drain(_listener: object, _uplink: object, seconds: float) -> None:
+    async def leave(seconds: float) -> None:
         allowed.append(seconds)
 
-    monkeypatch.setattr(node, "drain", drain)
     replica = make()
+    monkeypatch.setattr(replica.drainer, "leave", leave)
     await replica.start()
     await replica.stop(given)
     assert allowed == [drained]
@@ -440,7 +442,8 @@ async def test_a_second_signal_ends_it_at_once() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(task, 5) == 0
     replica.listener.stop()
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    # Without its PUBACK: it will send the message again.
+    assert await asyncio.wait_for(reader.read(), 5) == SHUTTING_DOWN
     writer.close()
 
 

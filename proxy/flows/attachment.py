@@ -7,7 +7,7 @@ replica.
 
 import secrets
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from proxy.clock import wall_ms
 from proxy.cluster.table import LocalSession
@@ -133,6 +133,20 @@ class Attachment:
 
     # ---- what the device sends ----
 
+    def keep_subscriptions(self, subscriptions: list[list[Any]], then: Callable[[], None] | None = None) -> None:
+        """The session has these from now on. A device is told only what is durable: `then` is called once the log says
+        so, in the order of the calls.
+        """
+        local = self.local
+        changed = subscriptions != local.subscriptions
+        local.subscriptions = subscriptions
+        if changed and local.expiry_seconds:
+            self._sessions.assert_state(local)
+        if then is not None and local.expiry_seconds:
+            self._sessions.when_durable(local, local.seq, then)
+        elif then is not None:
+            then()
+
     def heard(self) -> None:
         """The device knows its session: from now on Session Present may name it."""
         local = self.local
@@ -205,9 +219,11 @@ class Attachment:
             self._client.take(publish)
 
 
-def local_session(client_id: str, connect: Connect, address: str, expiry_seconds_max: int) -> LocalSession:
+def local_session(
+    client_id: str, connect: Connect, address: str, peer_cert_cn: str | None, expiry_seconds_max: int
+) -> LocalSession:
     """What the session log is told of a connection."""
-    about = About(connect.username, address, connect.keep_alive, connect.protocol_version, None, wall_ms())
+    about = About(connect.username, address, connect.keep_alive, connect.protocol_version, peer_cert_cn, wall_ms())
     return LocalSession(
         client_id,
         secrets.randbits(63),

@@ -114,10 +114,14 @@ class Outlet:
 class Decision:
     """What was decided for a topic name of one client. Without outlets the message goes nowhere."""
 
-    __slots__ = ("destination", "generation", "headers", "outlets", "topic_headers")
+    __slots__ = ("denied", "destination", "generation", "headers", "outlets", "topic_headers")
 
-    def __init__(self, gateway: KafkaGateway, ways: list[Outlet], topic_headers: Headers) -> None:
+    def __init__(
+        self, gateway: KafkaGateway, ways: list[Outlet], topic_headers: Headers, *, denied: bool = False
+    ) -> None:
         self.generation = gateway.generation
+        #: Access control does not let the client publish under this name.
+        self.denied = denied
         self.outlets = ways
         #: Those that every message of this client under this name carries, whatever rule takes it.
         self.topic_headers = topic_headers

@@ -1,16 +1,23 @@
-"""Rules and password files, read again while devices stay connected: all of it holds, or nothing changes."""
+"""Rules, password files and the ACL file, read again while devices stay: all of it holds, or nothing changes."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from proxy.errors import ProxyError
 from proxy.flows.uplink import Uplink
 from proxy.metrics import Metrics
-from proxy.policy.authenticators.password_file import PasswordFile
 from proxy.policy.routes import RouteTable
 
 log = logging.getLogger(__name__)
+
+
+class File(Protocol):
+    """A file whose content is in force."""
+
+    def read_again(self) -> Callable[[], None]:
+        """Read it; what is returned puts it in force. Raises ConfigError when it is not right."""
 
 
 class Reloader:
@@ -21,7 +28,7 @@ class Reloader:
     def __init__(
         self,
         uplink: Uplink,
-        files: Sequence[PasswordFile],
+        files: Sequence[File],
         read: Callable[[], RouteTable],
         prepare: Callable[[RouteTable], Awaitable[None]],
         metrics: Metrics,
@@ -47,5 +54,5 @@ class Reloader:
             each()
         self._uplink.use_routes(routes)
         self._reloads.labels("applied").inc()
-        log.info("reloaded", extra={"rules": len(routes.rules), "password_files": len(self._files)})
+        log.info("reloaded", extra={"rules": len(routes.rules), "files": len(self._files)})
         return True

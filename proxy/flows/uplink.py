@@ -8,27 +8,34 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 from proxy.clock import monotonic, wall_ms
 from proxy.errors import AuthError, GatewayError, Refusal
+from proxy.flows.access import Access, AccessSettings
 from proxy.flows.attachment import Attachment, local_session
+from proxy.flows.downlink import Downlink, Outbox
 from proxy.flows.forwarding import Decision, Joint, outlets, refuse
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.headers import HeaderPlan, user_properties
 from proxy.flows.sessions import Sessions
+from proxy.flows.subscriptions import Subscriptions
+from proxy.flows.usernames import Usernames
 from proxy.kafka.gateway import Headers, KafkaGateway, Recipient
 from proxy.metrics import Metrics, PublishCounter
-from proxy.mqtt.packets import PAYLOAD_FORMAT_INDICATOR, Connect, Publish, ReasonCode, Subscribe, Unsubscribe
+from proxy.mqtt.packets import MQTT_5_0, PAYLOAD_FORMAT_INDICATOR, Connect, Publish, ReasonCode, Subscribe, Unsubscribe
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
+from proxy.policy.acl import PUBLISH, SUBSCRIBE, Who
 from proxy.policy.authenticators.base import Chain, Login
 from proxy.policy.kafka_topics import Objection
 from proxy.policy.quotas import Rate
 from proxy.policy.routes import RouteTable
+from proxy.policy.subscribers import Subscribed, Subscribers
 from proxy.policy.templates import Scope
-from proxy.session.events import EndReason, Grant
-from proxy.session.protocol import CLOSED, CONNECTING
+from proxy.session.events import Acknowledged, EndReason, Grant
+from proxy.session.protocol import CLOSED, CONNECTED, CONNECTING
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +52,11 @@ _REFUSALS: Final = {
 UNMATCHED: Final = Objection("unmatched", Refusal.UNKNOWN_TOPIC, "no rule takes the topic")
 
 #: How connections end every day; other ends are worth a line in the log.
-_UNREMARKABLE: Final = frozenset({EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.SERVER_SHUTTING_DOWN})
+_UNREMARKABLE: Final = frozenset(
+    {EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.SERVER_SHUTTING_DOWN, EndReason.USE_ANOTHER_SERVER}
+)
+#: The device is told to come back at once: its will is not for that.
+_COMES_BACK: Final = frozenset({EndReason.SERVER_SHUTTING_DOWN, EndReason.USE_ANOTHER_SERVER})
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,8 +83,10 @@ class Uplink:
         sessions: Sessions,
         goodbyes: Goodbyes,
         metrics: Metrics,
+        access: Access | None = None,
     ) -> None:
         self.settings = settings
+        self.access = access or Access(AccessSettings())
         #: By the name of the cluster; the default one has the empty name.
         self.gateways = gateways
         self.gateway = gateways[""]
@@ -89,7 +102,11 @@ class Uplink:
         self.ack_seconds = metrics.ack_seconds
         #: Connected clients by client identifier.
         self.clients: dict[str, Client] = {}
-        #: Set while the replica lets its devices go: nobody new comes in.
+        self.usernames: Usernames[Client] = Usernames()
+        #: Those whose CONNECT has not been answered yet.
+        self.connecting: set[Client] = set()
+        self.subscribers: Subscribers[Client] = Subscribers()
+        #: Set while the replica lets its devices go, to stop or for a while: nobody new comes in.
         self.draining = False
         #: Says whether this replica knows all sessions.
         self.joined: Callable[[], bool] = lambda: True
@@ -107,7 +124,7 @@ class Uplink:
     def refusal(self, now: float) -> tuple[ReasonCode, str] | None:
         """Why nobody may come in at the moment, whoever it is."""
         if self.draining:
-            return ReasonCode.SERVER_UNAVAILABLE, "shutting down"
+            return ReasonCode.SERVER_UNAVAILABLE, "this replica lets its devices go"
         if not self.gateway.ready:
             return ReasonCode.SERVER_UNAVAILABLE, "kafka does not answer"
         if not self.joined():
@@ -148,8 +165,8 @@ class Client:
     """One connection, and after CONNECT the device behind it."""
 
     __slots__ = (
-        "_accepted", "_assigned", "_connect", "_exactly_once", "_joint", "_refusal", "_uplink", "address", "attachment",
-        "client_id", "connection",
+        "_accepted", "_assigned", "_connect", "_exactly_once", "_joint", "_outbox", "_refusal", "_subscriptions",
+        "_uplink", "address", "attachment", "client_id", "connection", "username",
     )  # fmt: skip
 
     def __init__(self, uplink: Uplink, connection: MqttConnection) -> None:
@@ -164,10 +181,15 @@ class Client:
         self._exactly_once: set[int] | None = None
         #: Messages that became several records; made when there is one.
         self._joint: Joint | None = None
+        #: What it has subscribed to, and the messages on their way to it; made when there are some.
+        self._subscriptions: Subscriptions | None = None
+        self._outbox: Outbox | None = None
         #: What `mqk_connects_total` calls our refusal.
         self._refusal = ""
         self.connection = connection
+        #: What its CONNECT says, so nothing is certain of them before it is accepted.
         self.client_id = ""
+        self.username: str | None = None
         self.address = ""
 
     # ---- CONNECT ----
@@ -182,7 +204,10 @@ class Client:
         if uplink.banned(connect.client_id, connect.username, self.address):
             self._refuse(ReasonCode.BANNED, "banned")
             return
-        login = Login(connect.client_id, connect.username, connect.password, self.address, None)
+        self._assigned = None if connect.client_id else f"mqk-{secrets.token_hex(10)}"
+        self.client_id, self.username = self._assigned or connect.client_id, connect.username
+        uplink.connecting.add(self)
+        login = Login(connect.client_id, connect.username, connect.password, self.address, self.connection.peer_cert_cn)
         allowed = uplink.chain.cached(login)
         if allowed is None:
             uplink.log_in(asyncio.create_task(self._authenticate(connect, login)))
@@ -208,15 +233,20 @@ class Client:
         uplink = self._uplink
         if uplink.draining:
             # Shutdown began while the password was checked, and has its list of those whom it lets go.
-            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "shutting down")
+            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "this replica lets its devices go")
             return
         if not self._owns(connect):
             self._refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "the client identifier belongs to another user")
             return
-        self._assigned = None if connect.client_id else f"mqk-{secrets.token_hex(10)}"
-        self.client_id = self._assigned or connect.client_id
         self._connect = connect
-        local = local_session(self.client_id, connect, self.address, uplink.settings.session_expiry_seconds_max)
+        connection = self.connection
+        local = local_session(
+            self.client_id,
+            connect,
+            connection.address,
+            connection.peer_cert_cn,
+            uplink.settings.session_expiry_seconds_max,
+        )
         self.attachment = Attachment(self, uplink.sessions, local)
         self.attachment.claim()
 
@@ -238,14 +268,18 @@ class Client:
         if protocol.state != CONNECTING or attachment is None:
             return
         if uplink.draining:
-            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "shutting down")
+            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "this replica lets its devices go")
             return
-        if uplink.banned(self.client_id, self._username, self.address):
+        if uplink.banned(self.client_id, self.username, self.address):
             # Since its CONNECT: who is connected is let go by the ban itself.
             self._refuse(ReasonCode.BANNED, "banned")
             return
         self._accepted = True
+        uplink.connecting.discard(self)
         uplink.clients[self.client_id] = self
+        if self.username is not None:
+            uplink.usernames.add(self.username, self)
+        self._restore_subscriptions(attachment)
         uplink.metrics.connects.labels("accepted").inc()
         if hold:
             protocol.hold()
@@ -300,6 +334,9 @@ class Client:
     def _forward(self, publish: Publish, decision: Decision) -> None:
         """A message that takes more than a look-up: it goes nowhere, to several places, or where it says itself."""
         uplink = self._uplink
+        if decision.denied:
+            self._deny(publish)
+            return
         if not decision.outlets:
             self._unmatched(publish, decision)
             return
@@ -318,6 +355,15 @@ class Client:
             outlet.forward(scope, publish.payload, headers, decision.topic_headers, recipient, token)
             if outlet.gateway is not uplink.gateway and outlet.gateway.congested:
                 self.connection.hold_for(outlet.gateway)
+
+    def _deny(self, publish: Publish) -> None:
+        """Access control says no. Who has no way of being told is closed, where that is wished [MQTT-3.3.5-2]."""
+        access = self._uplink.access
+        access.denied[PUBLISH] += 1
+        self._refuse_publish(publish, self._uplink.publishes.denied, ReasonCode.NOT_AUTHORIZED)
+        protocol = self.connection.protocol
+        if access.closes and not (protocol.version == MQTT_5_0 and publish.qos):
+            self.disconnect(ReasonCode.NOT_AUTHORIZED, "access control does not allow the topic")
 
     def _recipient(self, publish: Publish, records: int) -> tuple[Recipient, int]:
         """Who is told of a message that becomes so many records, and under which token."""
@@ -420,21 +466,23 @@ class Client:
             self._acknowledge([publish.packet_id], reason_code)
 
     def _decide(self, topic: TopicName) -> Decision:
-        """Where messages with this topic name go; asked once per name and connection."""
-        uplink = self._uplink
-        headers = uplink.headers.of_topic(topic.raw, self.client_id, self._username)
-        routes = uplink.routes
-        ways = outlets(routes.match(topic.name), uplink.gateways, routes.names, self._scope(topic.name), headers)
-        decision = Decision(uplink.gateway, ways, headers)
+        """Whether messages with this topic name are taken, and where they go; asked once per name and connection."""
+        uplink, ways = self._uplink, []
+        headers = uplink.headers.of_topic(topic.raw, self.client_id, self.username)
+        allowed = uplink.access.allows_publish(topic.name, self._who)
+        if allowed:
+            routes = uplink.routes
+            ways = outlets(routes.match(topic.name), uplink.gateways, routes.names, self._scope(topic.name), headers)
+        decision = Decision(uplink.gateway, ways, headers, denied=not allowed)
         topic.decision = decision
         return decision
 
     def _scope(self, topic_name: str) -> Scope:
-        return Scope(topic_name, self.client_id, self._username, self.address)
+        return Scope(topic_name, self.client_id, self.username, self.address, self.connection.peer_cert_cn)
 
     @property
-    def _username(self) -> str | None:
-        return self._connect.username if self._connect is not None else None
+    def _who(self) -> Who:
+        return Who(self.client_id, self.username, self.address)
 
     def _own_headers(self, publish: Publish) -> Headers:
         """The headers of this one message."""
@@ -442,20 +490,88 @@ class Client:
         headers = plan.of_message(publish)
         return headers + plan.of_properties(publish.properties) if publish.properties else headers
 
-    # ---- everything else ----
+    # ---- SUBSCRIBE ----
 
     def on_subscribe(self, subscribe: Subscribe) -> None:
-        """Nothing comes down to devices yet, so nothing is granted."""
-        protocol = self.connection.protocol
-        if protocol.state != CLOSED:
-            refused = [int(ReasonCode.NOT_AUTHORIZED)] * len(subscribe.subscriptions)
-            protocol.acknowledge_subscribe(subscribe.packet_id, refused)
+        if self.connection.protocol.state != CLOSED:
+            reason_codes = self._subscriptions_made().subscribe(subscribe)
+            self._uplink.access.denied[SUBSCRIBE] += reason_codes.count(ReasonCode.NOT_AUTHORIZED)
+            self._keep_subscriptions(partial(self._acknowledge_subscribe, subscribe.packet_id, reason_codes))
 
     def on_unsubscribe(self, unsubscribe: Unsubscribe) -> None:
-        protocol = self.connection.protocol
-        if protocol.state != CLOSED:
-            nothing = [int(ReasonCode.NO_SUBSCRIPTION_EXISTED)] * len(unsubscribe.topic_filters)
-            protocol.acknowledge_unsubscribe(unsubscribe.packet_id, nothing)
+        if self.connection.protocol.state != CLOSED:
+            reason_codes = self._subscriptions_made().unsubscribe(unsubscribe)
+            self._keep_subscriptions(partial(self._acknowledge_unsubscribe, unsubscribe.packet_id, reason_codes))
+
+    def _subscriptions_made(self) -> Subscriptions:
+        if self._subscriptions is None:
+            self._subscriptions = Subscriptions(self, self._uplink.subscribers, self._may_subscribe)
+        return self._subscriptions
+
+    def _may_subscribe(self, topic_filter: str) -> bool:
+        return self._uplink.access.allows_subscribe(topic_filter, self._who)
+
+    def _restore_subscriptions(self, attachment: Attachment) -> None:
+        """Those of a session that is present. What access control no longer allows is gone."""
+        if attachment.local.subscriptions:
+            self._subscriptions_made().restore(attachment.local.subscriptions)
+            self._keep_subscriptions()
+
+    def _keep_subscriptions(self, then: Callable[[], None] | None = None) -> None:
+        if self.attachment is not None and self._subscriptions is not None:
+            self.attachment.keep_subscriptions(self._subscriptions.state(), then)
+
+    def _acknowledge_subscribe(self, packet_id: int, reason_codes: list[int]) -> None:
+        if self.connection.protocol.state != CLOSED:
+            self.connection.protocol.acknowledge_subscribe(packet_id, reason_codes)
+            self.connection.flush_soon()
+
+    def _acknowledge_unsubscribe(self, packet_id: int, reason_codes: list[int]) -> None:
+        if self.connection.protocol.state != CLOSED:
+            self.connection.protocol.acknowledge_unsubscribe(packet_id, reason_codes)
+            self.connection.flush_soon()
+
+    # ---- what comes down ----
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages can be sent to it."""
+        return self.connection.protocol.state == CONNECTED
+
+    @property
+    def epoch(self) -> int:
+        """Which connection of its client it is; -1 while nobody knows."""
+        return self.attachment.local.epoch if self.attachment is not None else -1
+
+    def matching(self, topic_name: str) -> list[Subscribed]:
+        """Its subscriptions that take a topic name."""
+        return self._subscriptions.matching(topic_name) if self._subscriptions is not None else []
+
+    def outbox_of(self, downlink: Downlink) -> Outbox:
+        """Where messages for it go; made with the first one."""
+        if self._outbox is None:
+            self._outbox = Outbox(downlink, self.client_id, self.connection)
+        return self._outbox
+
+    def on_acknowledged(self, acknowledged: Acknowledged) -> None:
+        if self._outbox is not None:
+            self._outbox.acknowledge(acknowledged.packet_id, acknowledged.reason_code)
+
+    def on_room(self) -> None:
+        if self._outbox is not None:
+            self._outbox.room()
+
+    def clean_acl(self) -> None:
+        """Everything that access control has said about this client is asked again."""
+        self.connection.protocol.forget_decisions()
+        if self._subscriptions is None or not self.is_connected:
+            return
+        denied = self._subscriptions.check_again()
+        self._uplink.access.denied[SUBSCRIBE] += denied
+        if denied:
+            self._keep_subscriptions()
+
+    # ---- everything else ----
 
     def on_heard(self) -> None:
         if self.attachment is not None:
@@ -469,11 +585,12 @@ class Client:
     def on_end(self) -> None:
         uplink, connect, protocol = self._uplink, self._connect, self.connection.protocol
         reason = protocol.end or EndReason.TCP_CLOSED
+        uplink.connecting.discard(self)
         if self.attachment is None or connect is None:
             self._turned_away(reason)
             return
         expiry = protocol.session_expiry_seconds
-        with_will = protocol.with_will and reason != EndReason.SERVER_SHUTTING_DOWN
+        with_will = protocol.with_will and reason not in _COMES_BACK
         if reason != EndReason.NORMAL and not (self.attachment.local.expiry_seconds and self._exactly_once):
             # The device will send again what it was not told. After its own DISCONNECT it may not, and of what its
             # session remembers the outcome must become known: so that is kept.
@@ -490,9 +607,18 @@ class Client:
         uplink.metrics.disconnects.labels(reason.value).inc()
         if uplink.clients.get(self.client_id) is self:
             del uplink.clients[self.client_id]
+        if self.username is not None:
+            uplink.usernames.remove(self.username, self)
+        self._end_downlink()
         if reason not in _UNREMARKABLE:
             said = {"clientid": self.client_id, "reason": reason.value, "detail": protocol.detail}
             log.info("disconnected", extra=said)
+
+    def _end_downlink(self) -> None:
+        if self._subscriptions is not None:
+            self._subscriptions.close()
+        if self._outbox is not None:
+            self._outbox.close()
 
     def _turned_away(self, reason: EndReason) -> None:
         """The end of a connection that was never accepted. Who only looks whether the port is open is not counted."""

@@ -9,6 +9,7 @@ from proxy.kafka.gateway import Headers, Recipient
 from proxy.kafka.records import SessionRecord
 from proxy.mqtt.packets import Publish
 from proxy.mqtt.topics import TopicName
+from proxy.policy.acl import PUBLISH, Who
 from proxy.policy.templates import Scope
 
 #: Headers that tell a repeated will from another one: consumers drop what is not above the last pair.
@@ -33,6 +34,9 @@ class Wills:
         message = Publish(name, will.payload, 0, will.retain, properties=will.properties)
         if not is_as_announced(message):
             raise GatewayError("the will is not the text that it claims to be", Refusal.INVALID)
+        if not uplink.access.allows_publish(name.name, Who(record.client_id, about.username, about.address)):
+            uplink.access.denied[PUBLISH] += 1
+            raise GatewayError("access control does not allow the will's topic", Refusal.NOT_AUTHORIZED)
         headers = uplink.headers.of_topic(will.topic, record.client_id, about.username)
         own = [
             *uplink.headers.of_message(message),

@@ -8,10 +8,19 @@ from proxy.mqtt.packets import Connect, Publish, ReasonCode, Subscribe, Unsubscr
 
 @dataclass(slots=True)
 class Acknowledged:
-    """The device has a message that was sent to it, or has refused it with a reason code of 0x80 and above."""
+    """The device has a message that was sent to it, or has refused it with a reason code of 0x80 and above. At QoS 2
+    that is said by PUBREC: from then on the message is the device's, and sent once more it would be a second one.
+    """
 
     packet_id: int
     reason_code: int
+
+
+@dataclass(slots=True)
+class Completed:
+    """The last acknowledgement of a QoS 2 message: there is room for one more in flight."""
+
+    packet_id: int
 
 
 @dataclass(slots=True)
@@ -21,7 +30,7 @@ class Heard:
 
 #: Connect waits for `accept_connect` or `refuse_connect`; a Publish at QoS 1 and 2 for `settle_publishes`; Subscribe
 #: and Unsubscribe for their acknowledgement.
-Event = Connect | Publish | Subscribe | Unsubscribe | Acknowledged | Heard
+Event = Connect | Publish | Subscribe | Unsubscribe | Acknowledged | Completed | Heard
 
 
 class EndReason(StrEnum):
@@ -31,14 +40,15 @@ class EndReason(StrEnum):
     KEEPALIVE_TIMEOUT = "keepalive_timeout"
     TCP_CLOSED = "tcp_closed"
     TAKEN_OVER = "taken_over"
+    KICKED = "kicked"
     NOT_AUTHORIZED = "not_authorized"
     PROTOCOL_ERROR = "protocol_error"
     MALFORMED_PACKET = "malformed_packet"
     PACKET_TOO_LARGE = "packet_too_large"
     QUOTA_EXCEEDED = "quota_exceeded"
-    KICKED = "kicked"
     KAFKA_UNAVAILABLE = "kafka_unavailable"
     SERVER_SHUTTING_DOWN = "server_shutting_down"
+    USE_ANOTHER_SERVER = "use_another_server"
 
 
 _END_REASONS = {
@@ -47,6 +57,7 @@ _END_REASONS = {
     ReasonCode.NOT_AUTHORIZED: EndReason.NOT_AUTHORIZED,
     ReasonCode.SERVER_BUSY: EndReason.KAFKA_UNAVAILABLE,
     ReasonCode.SERVER_SHUTTING_DOWN: EndReason.SERVER_SHUTTING_DOWN,
+    ReasonCode.USE_ANOTHER_SERVER: EndReason.USE_ANOTHER_SERVER,
     ReasonCode.KEEP_ALIVE_TIMEOUT: EndReason.KEEPALIVE_TIMEOUT,
     ReasonCode.SESSION_TAKEN_OVER: EndReason.TAKEN_OVER,
     ReasonCode.ADMINISTRATIVE_ACTION: EndReason.KICKED,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from proxy import limits
-from proxy.errors import MqttError, SessionError
+from proxy.errors import MessageTooLarge, MqttError, SendWindowFull, SessionError
 from proxy.mqtt import packets
 from proxy.mqtt.decode import decode_connect, decode_packet, decode_publish
 from proxy.mqtt.encode import PINGRESP, encode_ack, encode_packet, encode_pubacks
@@ -32,7 +32,7 @@ from proxy.mqtt.packets import (
 )
 from proxy.mqtt.topics import TopicName
 from proxy.session.acks import ReceiveWindow, SendWindow
-from proxy.session.events import Acknowledged, EndReason, Event, Grant, Heard, SessionLimits, end_reason
+from proxy.session.events import Acknowledged, Completed, EndReason, Event, Grant, Heard, SessionLimits, end_reason
 
 #: The two states in which packets are read come first: `state <= CONNECTED` is asked for each one.
 AWAITING_CONNECT: Final = 0
@@ -168,6 +168,11 @@ class ServerProtocol:
         return self._window.unsettled
 
     @property
+    def in_flight(self) -> int:
+        """Messages of ours that the device has not acknowledged to the end."""
+        return 0 if self._sending is None else len(self._sending)
+
+    @property
     def unreleased(self) -> list[int]:
         """QoS 2 packet identifiers that wait for PUBREL; known after the end too."""
         return self._window.unreleased
@@ -251,22 +256,27 @@ class ServerProtocol:
         """Sends a message to the device; its packet identifier, None at QoS 0. What becomes of it at QoS 1 and 2 is an
         `Acknowledged` event.
 
-        Raises SessionError: not connected, too large for the device [MQTT-3.1.2-24], or as many in flight as it takes
-        [MQTT-3.3.4-9].
+        Raises SessionError when it is not connected, MessageTooLarge when the device does not take it [MQTT-3.1.2-24],
+        SendWindowFull when as many are in flight as it takes [MQTT-3.3.4-9].
         """
         if self.state != CONNECTED:
             raise SessionError("not connected")
         window = self._send_window()
         if message.qos and window.full:
-            raise SessionError("as many messages in flight as the device takes")
+            raise SendWindowFull("as many messages in flight as the device takes")
         message.packet_id = window.next_id() if message.qos else 0
         encoded = encode_packet(message, self.version)
         if len(encoded) > self._peer_packet_bytes_max():
-            raise SessionError(f"packet of {len(encoded)} bytes, the device takes {self._peer_packet_bytes_max()}")
+            raise MessageTooLarge(f"packet of {len(encoded)} bytes, the device takes {self._peer_packet_bytes_max()}")
         if message.qos:
             window.open(message.packet_id, message.qos)
         self._out.append(encoded)
         return message.packet_id or None
+
+    def forget_decisions(self) -> None:
+        """What was decided for topic names of this connection is to be asked again."""
+        for topic in (*self._topics.values(), *(self._aliases or {}).values()):
+            topic.decision = None
 
     def hold(self) -> None:
         """Sets PUBLISH packets aside until `resume`; PINGREQ is still answered."""
@@ -435,10 +445,12 @@ class ServerProtocol:
         refused = packet.reason_code >= ReasonCode.UNSPECIFIED_ERROR
         done = self._sending.receive(packet_type, packet_id, refused=refused) if self._sending is not None else None
         if done:
-            events.append(Acknowledged(packet_id, packet.reason_code))
+            completes = packet_type == packets.PUBCOMP
+            events.append(Completed(packet_id) if completes else Acknowledged(packet_id, packet.reason_code))
         elif done is False:
             # [MQTT-4.3.3-4]
             self._out.append(encode_ack(packets.PUBREL, packet_id, ReasonCode.SUCCESS, self.version))
+            events.append(Acknowledged(packet_id, packet.reason_code))
         elif packet_type == packets.PUBREC and self.version == MQTT_5_0 and not refused:
             self._out.append(
                 encode_ack(packets.PUBREL, packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND, self.version)

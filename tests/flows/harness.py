@@ -4,6 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from proxy.flows.access import Access, AccessSettings
+from proxy.flows.downlink import Downlink
+from proxy.flows.executor import Executor
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
 from proxy.flows.sessions import Sessions
@@ -55,6 +58,7 @@ class Replica:
         node: str = "node-7",
         expiry_seconds_max: int = EXPIRY_SECONDS_MAX,
         bind_client_id: bool = False,
+        access: AccessSettings | None = None,
         beside: "Replica | None" = None,
     ) -> None:
         """`beside`: another replica on the same Kafka and the same session log, whose turn it is not to announce."""
@@ -82,7 +86,10 @@ class Replica:
             self.sessions,
             Goodbyes(),
             self.metrics,
+            Access(access or AccessSettings()),
         )
+        self.downlink = Downlink(30.0, self.metrics, self.clock, lambda: self.log.now_ms)
+        self.executor = Executor(self.uplink, self.downlink)
         self.presence.wills = Wills(self.uplink)
         self.presence.begin({}, 1)
         # The number of an incarnation is the offset of its JOIN; no two replicas have the same name here.

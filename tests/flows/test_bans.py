@@ -1,4 +1,4 @@
-"""The list of bans at work: who is let go and kept out, on every replica, and what is said without Kafka."""
+"""The list of bans at work: who is let go and kept out, on every replica, and what is said when Kafka is silent."""
 
 import asyncio
 import json

@@ -35,6 +35,9 @@ class Gate:
         self.logins.append(login)
         return await asyncio.shield(self.answer)
 
+    def forget(self, username: str | None) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

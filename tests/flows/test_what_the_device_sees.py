@@ -129,6 +129,9 @@ class Nobody:
     async def authenticate(self, login: Login) -> bool | None:
         return False
 
+    def forget(self, username: str | None) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

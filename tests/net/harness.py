@@ -5,7 +5,7 @@ from typing import Any
 from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
 from proxy.net.connection import MqttConnection
 from proxy.net.listener import Listener
-from proxy.session.events import Grant, SessionLimits
+from proxy.session.events import Acknowledged, Grant, SessionLimits
 from tests.support.fakes import Clock, FakeTransport
 
 
@@ -17,6 +17,9 @@ class Handler:
         self.published: list[Publish] = []
         self.ends = 0
         self.heard = 0
+        self.acknowledged: list[Acknowledged] = []
+        #: How often it was told that more can be sent.
+        self.rooms = 0
         self.raises_in = ""
 
     def on_connect(self, connect: Connect) -> None:
@@ -32,6 +35,14 @@ class Handler:
 
     def on_unsubscribe(self, unsubscribe: Unsubscribe) -> None:
         self._enter("on_unsubscribe")
+
+    def on_acknowledged(self, acknowledged: Acknowledged) -> None:
+        self.acknowledged.append(acknowledged)
+        self._enter("on_acknowledged")
+
+    def on_room(self) -> None:
+        self.rooms += 1
+        self._enter("on_room")
 
     def on_heard(self) -> None:
         self.heard += 1

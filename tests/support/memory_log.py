@@ -1,4 +1,4 @@
-"""What `Membership` and `Bans` read with, on gateways in memory: logs that are followed, turns that one has alone."""
+"""What `Membership` and `Bans` read with, on gateways in memory: logs, and turns that one replica has alone."""
 
 import asyncio
 from collections.abc import Callable

@@ -33,11 +33,14 @@ class ProxyProcess:
     """One replica on ports of its own, which it keeps when it is started again. As a context manager it is killed.
 
     `settings` are dotted names, as in `{"routing.preset": "single"}`; they are added to those that every test needs.
+    With several `slots` its ports are the first ones of so many.
     """
 
-    def __init__(self, bootstrap: str, directory: Path, settings: Mapping[str, object] | None = None) -> None:
-        self.port = free_port()
-        self.admin_port = free_port()
+    def __init__(
+        self, bootstrap: str, directory: Path, settings: Mapping[str, object] | None = None, slots: int = 1
+    ) -> None:
+        self.port = free_port(slots)
+        self.admin_port = free_port(slots)
         self.log = directory / f"proxy-{self.port}.log"
         self._settings = {
             "node.id": f"proxy-{self.port}",

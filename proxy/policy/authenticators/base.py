@@ -34,6 +34,9 @@ class Authenticator(Protocol):
     async def authenticate(self, login: Login) -> bool | None:
         """The answer. Raises AuthError when there cannot be one now, which is not the device's fault."""
 
+    def forget(self, username: str | None) -> None:
+        """Ask anew about this user, about everybody if None: what is remembered of logins no longer counts."""
+
     def close(self) -> None:
         """Let go of threads and connections; nothing is asked afterwards."""
 
@@ -59,6 +62,11 @@ class Chain:
             if answer is not None:
                 return answer
         return self._anonymous
+
+    def forget(self, username: str | None) -> None:
+        """The next login of this user is checked again; None: everybody's."""
+        for authenticator in self.authenticators:
+            authenticator.forget(username)
 
     def close(self) -> None:
         for authenticator in self.authenticators:

@@ -60,7 +60,8 @@ class PasswordFile:
         self._waiting_max = waiting_max
         self._remembered_max = remembered_max
         self._key = secrets.token_bytes(32)
-        self._remembered: OrderedDict[bytes, None] = OrderedDict()
+        #: By user name: a user has one password that is right.
+        self._remembered: OrderedDict[str, bytes] = OrderedDict()
         self._running: dict[bytes, asyncio.Future[bool]] = {}
         self._workers = ThreadPoolExecutor(LOGIN_WORKERS, thread_name_prefix="login")
         self.reload()
@@ -85,7 +86,7 @@ class PasswordFile:
         stored = None if login.username is None else self._users.get(login.username)
         if stored is None or login.username is None or login.password is None:
             return None
-        return self._recall(self._token(stored, login.username, login.password)) or None
+        return self._recall(login.username, self._token(stored, login.username, login.password)) or None
 
     async def authenticate(self, login: Login) -> bool | None:
         if self.passes_on(login) or login.username is None:
@@ -96,38 +97,45 @@ class PasswordFile:
         right = await self._check(stored or self._decoy, login.username, login.password)
         return None if stored is None else right
 
+    def forget(self, username: str | None) -> None:
+        if username is None:
+            self._remembered.clear()
+        else:
+            self._remembered.pop(username, None)
+
     def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def _check(self, stored: str, username: str, password: bytes) -> bool:
         token = self._token(stored, username, password)
-        if self._recall(token):
+        if self._recall(username, token):
             return True
-        running = self._running.get(token) or self._start(token, stored, password)
+        running = self._running.get(token) or self._start(token, stored, username, password)
         # Shielded: one of several that wait for the same check may go away without taking it from the others.
         return await asyncio.shield(running)
 
-    def _start(self, token: bytes, stored: str, password: bytes) -> "asyncio.Future[bool]":
+    def _start(self, token: bytes, stored: str, username: str, password: bytes) -> "asyncio.Future[bool]":
         if len(self._running) >= self._waiting_max:
             raise AuthError(ReasonCode.SERVER_BUSY, f"{self._waiting_max} logins wait for their password check")
         running = asyncio.get_running_loop().run_in_executor(self._workers, verify, stored, password)
         self._running[token] = running
-        running.add_done_callback(partial(self._finished, token))
+        running.add_done_callback(partial(self._finished, token, username))
         return running
 
-    def _finished(self, token: bytes, running: "asyncio.Future[bool]") -> None:
+    def _finished(self, token: bytes, username: str, running: "asyncio.Future[bool]") -> None:
         del self._running[token]
         # A failed attempt is not remembered: guessing must neither get cheaper nor push real devices out.
         if not running.cancelled() and not running.exception() and running.result():
-            self._remembered[token] = None
+            self._remembered[username] = token
+            self._remembered.move_to_end(username)
             if len(self._remembered) > self._remembered_max:
                 self._remembered.popitem(last=False)
 
-    def _recall(self, token: bytes) -> bool:
-        # A plain look-up will do: without the key nobody can choose a token, so its timing tells nothing.
-        if token not in self._remembered:
+    def _recall(self, username: str, token: bytes) -> bool:
+        # A plain comparison will do: without the key nobody can choose a token, so its timing tells nothing.
+        if self._remembered.get(username) != token:
             return False
-        self._remembered.move_to_end(token)
+        self._remembered.move_to_end(username)
         return True
 
     def _token(self, stored: str, username: str, password: bytes) -> bytes:

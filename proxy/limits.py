@@ -8,6 +8,8 @@ from typing import Final
 # one connection
 #: A CONNECT holds at most five 64 KiB strings; real ones are under 16 KiB, and it comes from nobody we know yet.
 CONNECT_BYTES_MAX: Final = 65_536
+#: A PROXY header of version 2 behind its first 16 bytes. HAProxy's has some 200 with TLS, a name and an id.
+PROXY_HEADER_BYTES_MAX: Final = 4_096
 #: What a held connection may have parsed ahead, so that its PINGREQ is found; more is left to TCP.
 HELD_BYTES_MAX: Final = 16_384
 #: What a packet that is set aside costs beside its bytes (measured with tracemalloc: 100 B).
@@ -20,6 +22,8 @@ WRITE_BUFFER_BYTES_MAX: Final = 65_536
 TCP_KEEPALIVE_IDLE_SECONDS: Final = 300
 #: How long a closed connection may take to read its last bytes.
 CLOSE_LINGER_SECONDS: Final = 5.0
+#: A text in a packet has two bytes for its length.
+MQTT_TEXT_BYTES_MAX: Final = 65_535
 #: How often deadlines (CONNECT, keep alive, close) are looked at; the most they can be late.
 TICK_SECONDS: Final = 0.5
 #: Connections that are resumed in one turn of the event loop after back-pressure.
@@ -28,6 +32,28 @@ RESUMES_PER_TURN_MAX: Final = 200
 GOODBYES_PER_SECOND: Final = 500.0
 #: How often some of them are told.
 GOODBYE_TICK_SECONDS: Final = 0.05
+#: What HAProxy has to ask twice in, so that it knows before the first device is let go: `agent-inter` is 1 s.
+AGENT_NOTICE_SECONDS: Final = 2.5
+#: Who has not asked for so long does not ask any more, and is not waited for.
+AGENT_SILENCE_SECONDS: Final = 10.0
+#: Questions that wait in the kernel: of a few load balancers, one a second each.
+AGENT_BACKLOG: Final = 64
+#: How often a replica looks whether it has more than its share of the devices.
+REBALANCE_LOOK_SECONDS: Final = 1.0
+#: So long no replica may have come or gone, and no count have moved: devices are back after a break by then.
+REBALANCE_STEADY_SECONDS: Final = 10.0
+#: Share of the mean by which a count may move in that time: devices come and go every day.
+REBALANCE_STIR: Final = 0.02
+#: A replica lets go of devices above this many times the mean; a hash is even to some 5 %.
+REBALANCE_ABOVE: Final = 1.1
+#: And above what chance makes of a hash: this many times the square root of the mean.
+REBALANCE_DEVIATIONS: Final = 3.0
+#: How long a balancer takes to send devices to a replica that has said that it serves: two checks, one a second.
+REBALANCE_NOTICE_SECONDS: Final = 3.0
+#: Devices that one replica sends home, each second: a fifth of what the others accept without a queue.
+REBALANCE_PER_SECOND: Final = 100
+#: How long a device that is sent home may wait for its acknowledgements.
+REBALANCE_GOODBYE_SECONDS: Final = 10.0
 #: Connections that wait in the kernel to be accepted; a fleet that comes back at once is larger than the default 100.
 LISTEN_BACKLOG: Final = 4_096
 
@@ -141,6 +167,37 @@ LOGINS_REMEMBERED_MAX: Final = 65_536
 # the operator's door
 #: Time for HTTP answers to be read at shutdown.
 ADMIN_STOP_SECONDS_MAX: Final = 2
+#: A body: the largest payload in base64, and room for what stands around it.
+ADMIN_BODY_BYTES_MAX: Final = 2_097_152
+#: Time in which it has to arrive.
+ADMIN_BODY_SECONDS_MAX: Final = 10.0
+#: Requests that are worked on at a time; most of them wait for a device or for Kafka, each with a body at the most.
+ADMIN_REQUESTS_MAX: Final = 64
+#: Entries of one page: a thousand clients are half a megabyte of JSON.
+ADMIN_PAGE_DEFAULT: Final = 100
+ADMIN_PAGE_MAX: Final = 1_000
+#: Clients that are looked at for one page (5 us each); whoever looks for a rare one asks for several pages.
+ADMIN_SCAN_MAX: Final = 20_000
+#: Of those in one turn of the event loop.
+ADMIN_SCAN_PER_TURN: Final = 200
+#: User properties of a message; a device may have little memory.
+ADMIN_USER_PROPERTIES_MAX: Final = 64
+#: Ten years: what is meant to last longer has no end.
+ADMIN_SECONDS_MAX: Final = 315_360_000
+#: Tokens: each request is compared with all of them.
+ADMIN_TOKENS_MAX: Final = 100
+#: What `mqk` waits for an answer; a command waits for its devices.
+ADMIN_CLIENT_SECONDS_MAX: Final = 120.0
+
+# bans
+#: All of them are in the memory of each replica, 600 B each; a firewall is the place for more.
+BANS_MAX: Final = 10_000
+BAN_VALUE_CHARACTERS_MAX: Final = 1_024
+BAN_REASON_CHARACTERS_MAX: Final = 500
+#: A ban that is not read back by then is not known to be in force.
+BAN_WRITE_SECONDS_MAX: Final = 10.0
+#: How often expired bans are taken out of Kafka; they count no more from their last second on.
+BAN_SWEEP_SECONDS: Final = 30.0
 
 # the session log
 #: Its partitions are what can be swept and announced in parallel.
@@ -186,6 +243,52 @@ LAST_ANNOUNCEMENTS_SECONDS: Final = 3.0
 #: it announces them itself: repeats do no harm, a loss would.
 ANNOUNCEMENTS_KEPT_MAX: Final = 20_000
 
+# access control
+#: Rules of one file; each takes half a kilobyte.
+ACL_RULES_MAX: Final = 50_000
+#: Those of them that are asked about everybody: a topic name that is seen first costs a millisecond with so many.
+ACL_RULES_FOR_ALL_MAX: Final = 1_000
+
+# the way back
+#: Subscriptions of one client, and the bytes of their filters: its session state has to fit into one record.
+SUBSCRIPTIONS_PER_CLIENT_MAX: Final = 100
+SUBSCRIPTION_BYTES_PER_CLIENT_MAX: Final = 16_384
+#: Levels of a topic filter; a look-up goes as deep.
+SUBSCRIPTION_LEVELS_MAX: Final = 128
+#: Messages that one device has not acknowledged, whatever its Receive Maximum is; then they wait.
+DOWNLINK_IN_FLIGHT_MAX: Final = 100
+#: Messages that wait for one device; the next one hears `queue_full`.
+DOWNLINK_QUEUE_MAX: Final = 100
+#: Messages that wait for all devices of a replica, in bytes; one that many devices wait for counts once.
+DOWNLINK_QUEUE_BYTES_MAX: Final = 67_108_864
+#: What a waiting message costs beside topic and payload, and once more for each device.
+DOWNLINK_MESSAGE_OVERHEAD_BYTES: Final = 400
+#: Devices that are written to in one turn of the event loop.
+DOWNLINK_DEVICES_PER_TURN_MAX: Final = 200
+#: Clients that one kick disconnects at once; more are paced, as at a shutdown.
+KICKS_AT_ONCE_MAX: Final = 100
+#: Time that a device has for a message, from the command to its acknowledgement.
+DOWNLINK_ACK_SECONDS: Final = 30.0
+
+# several replicas on one host
+#: How often a replica tells its supervisor that its event loop turns.
+WORKER_BEAT_SECONDS: Final = 1.0
+#: Silence after which a replica counts as hung and is replaced; the others take it for dead after half of that.
+WORKER_SILENCE_SECONDS_MAX: Final = 20
+#: Time beyond `node.drain_seconds` in which a replica may end, before it is killed.
+WORKER_STOP_SECONDS: Final = 5
+#: Time to end for those that were told to stop at once.
+WORKER_STOP_AT_ONCE_SECONDS: Final = 2.0
+#: Two starts in one slot are at least so far apart: what cannot run is not started all the time.
+WORKER_PAUSE_SECONDS_MIN: Final = 1.0
+WORKER_PAUSE_SECONDS_MAX: Final = 30.0
+#: After so long since its start, a replica that ends is no longer one that cannot run. Above the longest pause.
+WORKER_STEADY_SECONDS: Final = 60.0
+#: How long a start waits for the ports of its slot, which a process of before may still hold.
+WORKER_PORTS_SECONDS_MAX: Final = 5.0
+#: What a replica can say of why it cannot start: a list of topics and the commands that create them fits.
+WORKER_COMPLAINT_BYTES_MAX: Final = 65_536
+
 # commands
 #: Commands of one replica that are not settled: the reader waits, HTTP is refused. At 2 000/s, of which every tenth
 #: client never acknowledges, 6 000 wait for their time.
@@ -226,30 +329,3 @@ INBOX_CLIENTS_PER_MESSAGE: Final = 500
 INBOX_RETENTION_MS: Final = 600_000
 #: Replicas share these; a node reads one of them.
 INBOX_PARTITIONS: Final = 64
-#: The longest text of MQTT.
-MQTT_TEXT_BYTES_MAX: Final = 65_535
-
-# access control
-#: Rules of one file; each takes half a kilobyte.
-ACL_RULES_MAX: Final = 50_000
-#: Those of them that are asked about everybody: a topic name that is seen first costs a millisecond with so many.
-ACL_RULES_FOR_ALL_MAX: Final = 1_000
-
-# the way back
-#: Subscriptions of one client, and the bytes of their filters: its session state has to fit into one record.
-SUBSCRIPTIONS_PER_CLIENT_MAX: Final = 100
-SUBSCRIPTION_BYTES_PER_CLIENT_MAX: Final = 16_384
-#: Levels of a topic filter; a look-up goes as deep.
-SUBSCRIPTION_LEVELS_MAX: Final = 128
-#: Messages that one device has not acknowledged, whatever its Receive Maximum is; then they wait.
-DOWNLINK_IN_FLIGHT_MAX: Final = 100
-#: Messages that wait for one device; the next one hears `queue_full`.
-DOWNLINK_QUEUE_MAX: Final = 100
-#: Messages that wait for all devices of a replica, in bytes; one that many devices wait for counts once.
-DOWNLINK_QUEUE_BYTES_MAX: Final = 67_108_864
-#: What a waiting message costs beside topic and payload, and once more for each device.
-DOWNLINK_MESSAGE_OVERHEAD_BYTES: Final = 400
-#: Devices that are written to in one turn of the event loop.
-DOWNLINK_DEVICES_PER_TURN_MAX: Final = 200
-#: Clients that one kick disconnects at once; more are paced, as at a shutdown.
-KICKS_AT_ONCE_MAX: Final = 100

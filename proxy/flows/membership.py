@@ -61,7 +61,8 @@ class Membership:
         #: Set while the tables are true and CONNECTs can be taken.
         self.joined = asyncio.Event()
         self.incarnation = -1
-        self.state = "joining"
+        #: Says whether this replica lets its devices go.
+        self.leaving: Callable[[], bool] = lambda: False
         #: How often this process has begun anew, and how many entries it has swept.
         self.restarts = 0
         self.swept = 0
@@ -139,7 +140,6 @@ class Membership:
                     "incarnation": self.incarnation,
                 },
             )
-            self.state = "serving"
             self.joined.set()
             await _all_of(
                 nodes.follow(),
@@ -209,7 +209,7 @@ class Membership:
                         False,
                         self._nonce,
                         self.incarnation,
-                        self.state,
+                        "draining" if self.leaving() else "serving",
                         self.settings.admin_address,
                         self._connections(),
                     )

@@ -70,6 +70,11 @@ def inbox_topic(prefix: str) -> Topic:
     )
 
 
+def bans_topic(prefix: str) -> Topic:
+    """The list of bans; one partition, as the changes of a list have one order."""
+    return Topic(f"{prefix}bans", 1, {"cleanup.policy": "compact"}, {"delete.retention.ms": DELETE_RETENTION_MS_MIN})
+
+
 async def check_internal(admin: AIOKafkaAdminClient, topics: list[Topic]) -> None:
     """What an operator made, or an earlier version, must keep the same promises. Raises ConfigError that names the
     topic and what is wrong with it.

@@ -8,6 +8,8 @@ from typing import Final
 # one connection
 #: A CONNECT holds at most five 64 KiB strings; real ones are under 16 KiB, and it comes from nobody we know yet.
 CONNECT_BYTES_MAX: Final = 65_536
+#: A PROXY header of version 2 behind its first 16 bytes. HAProxy's has some 200 with TLS, a name and an id.
+PROXY_HEADER_BYTES_MAX: Final = 4_096
 #: What a held connection may have parsed ahead, so that its PINGREQ is found; more is left to TCP.
 HELD_BYTES_MAX: Final = 16_384
 #: What a packet that is set aside costs beside its bytes (measured with tracemalloc: 100 B).
@@ -20,6 +22,8 @@ WRITE_BUFFER_BYTES_MAX: Final = 65_536
 TCP_KEEPALIVE_IDLE_SECONDS: Final = 300
 #: How long a closed connection may take to read its last bytes.
 CLOSE_LINGER_SECONDS: Final = 5.0
+#: A text in a packet has two bytes for its length.
+MQTT_TEXT_BYTES_MAX: Final = 65_535
 #: How often deadlines (CONNECT, keep alive, close) are looked at; the most they can be late.
 TICK_SECONDS: Final = 0.5
 #: Connections that are resumed in one turn of the event loop after back-pressure.
@@ -28,6 +32,28 @@ RESUMES_PER_TURN_MAX: Final = 200
 GOODBYES_PER_SECOND: Final = 500.0
 #: How often some of them are told.
 GOODBYE_TICK_SECONDS: Final = 0.05
+#: What HAProxy has to ask twice in, so that it knows before the first device is let go: `agent-inter` is 1 s.
+AGENT_NOTICE_SECONDS: Final = 2.5
+#: Who has not asked for so long does not ask any more, and is not waited for.
+AGENT_SILENCE_SECONDS: Final = 10.0
+#: Questions that wait in the kernel: of a few load balancers, one a second each.
+AGENT_BACKLOG: Final = 64
+#: How often a replica looks whether it has more than its share of the devices.
+REBALANCE_LOOK_SECONDS: Final = 1.0
+#: So long no replica may have come or gone, and no count have moved: devices are back after a break by then.
+REBALANCE_STEADY_SECONDS: Final = 10.0
+#: Share of the mean by which a count may move in that time: devices come and go every day.
+REBALANCE_STIR: Final = 0.02
+#: A replica lets go of devices above this many times the mean; a hash is even to some 5 %.
+REBALANCE_ABOVE: Final = 1.1
+#: And above what chance makes of a hash: this many times the square root of the mean.
+REBALANCE_DEVIATIONS: Final = 3.0
+#: How long a balancer takes to send devices to a replica that has said that it serves: two checks, one a second.
+REBALANCE_NOTICE_SECONDS: Final = 3.0
+#: Devices that one replica sends home, each second: a fifth of what the others accept without a queue.
+REBALANCE_PER_SECOND: Final = 100
+#: How long a device that is sent home may wait for its acknowledgements.
+REBALANCE_GOODBYE_SECONDS: Final = 10.0
 #: Connections that wait in the kernel to be accepted; a fleet that comes back at once is larger than the default 100.
 LISTEN_BACKLOG: Final = 4_096
 
@@ -141,6 +167,37 @@ LOGINS_REMEMBERED_MAX: Final = 65_536
 # the operator's door
 #: Time for HTTP answers to be read at shutdown.
 ADMIN_STOP_SECONDS_MAX: Final = 2
+#: A body: the largest payload in base64, and room for what stands around it.
+ADMIN_BODY_BYTES_MAX: Final = 2_097_152
+#: Time in which it has to arrive.
+ADMIN_BODY_SECONDS_MAX: Final = 10.0
+#: Requests that are worked on at a time; most of them wait for a device or for Kafka, each with a body at the most.
+ADMIN_REQUESTS_MAX: Final = 64
+#: Entries of one page: a thousand clients are half a megabyte of JSON.
+ADMIN_PAGE_DEFAULT: Final = 100
+ADMIN_PAGE_MAX: Final = 1_000
+#: Clients that are looked at for one page (5 us each); whoever looks for a rare one asks for several pages.
+ADMIN_SCAN_MAX: Final = 20_000
+#: Of those in one turn of the event loop.
+ADMIN_SCAN_PER_TURN: Final = 200
+#: User properties of a message; a device may have little memory.
+ADMIN_USER_PROPERTIES_MAX: Final = 64
+#: Ten years: what is meant to last longer has no end.
+ADMIN_SECONDS_MAX: Final = 315_360_000
+#: Tokens: each request is compared with all of them.
+ADMIN_TOKENS_MAX: Final = 100
+#: What `mqk` waits for an answer; a command waits for its devices.
+ADMIN_CLIENT_SECONDS_MAX: Final = 120.0
+
+# bans
+#: All of them are in the memory of each replica, 600 B each; a firewall is the place for more.
+BANS_MAX: Final = 10_000
+BAN_VALUE_CHARACTERS_MAX: Final = 1_024
+BAN_REASON_CHARACTERS_MAX: Final = 500
+#: A ban that is not read back by then is not known to be in force.
+BAN_WRITE_SECONDS_MAX: Final = 10.0
+#: How often expired bans are taken out of Kafka; they count no more from their last second on.
+BAN_SWEEP_SECONDS: Final = 30.0
 
 # the session log
 #: Its partitions are what can be swept and announced in parallel.
@@ -148,6 +205,8 @@ SESSION_PARTITIONS_MIN: Final = 12
 #: A broker answers a fetch at the latest after this, so a reader that hears nothing for longer knows it is cut off.
 LOG_FETCH_WAIT_MS: Final = 500
 LOG_POLL_MS: Final = 1_000
+#: How late a reader notices that a topic has more partitions.
+LOG_METADATA_MS: Final = 30_000
 #: Of one partition in one answer.
 LOG_FETCH_BYTES: Final = 1_048_576
 #: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.
@@ -210,3 +269,63 @@ DOWNLINK_DEVICES_PER_TURN_MAX: Final = 200
 KICKS_AT_ONCE_MAX: Final = 100
 #: Time that a device has for a message, from the command to its acknowledgement.
 DOWNLINK_ACK_SECONDS: Final = 30.0
+
+# several replicas on one host
+#: How often a replica tells its supervisor that its event loop turns.
+WORKER_BEAT_SECONDS: Final = 1.0
+#: Silence after which a replica counts as hung and is replaced; the others take it for dead after half of that.
+WORKER_SILENCE_SECONDS_MAX: Final = 20
+#: Time beyond `node.drain_seconds` in which a replica may end, before it is killed.
+WORKER_STOP_SECONDS: Final = 5
+#: Time to end for those that were told to stop at once.
+WORKER_STOP_AT_ONCE_SECONDS: Final = 2.0
+#: Two starts in one slot are at least so far apart: what cannot run is not started all the time.
+WORKER_PAUSE_SECONDS_MIN: Final = 1.0
+WORKER_PAUSE_SECONDS_MAX: Final = 30.0
+#: After so long since its start, a replica that ends is no longer one that cannot run. Above the longest pause.
+WORKER_STEADY_SECONDS: Final = 60.0
+#: How long a start waits for the ports of its slot, which a process of before may still hold.
+WORKER_PORTS_SECONDS_MAX: Final = 5.0
+#: What a replica can say of why it cannot start: a list of topics and the commands that create them fits.
+WORKER_COMPLAINT_BYTES_MAX: Final = 65_536
+
+# commands
+#: Commands of one replica that are not settled: the reader waits, HTTP is refused. At 2 000/s, of which every tenth
+#: client never acknowledges, 6 000 wait for their time.
+COMMANDS_IN_FLIGHT_MAX: Final = 20_000
+#: Of one client: more than a device takes in in the time that it has, so that a silent one leaves room for others.
+COMMANDS_PER_CLIENT_MAX: Final = 1_000
+#: Records of one partition that are settled but stand behind one that is not; 40 s of 2 000/s.
+COMMANDS_UNCOMMITTED_MAX: Final = 80_000
+#: How often a message is sent, each time to another connection of a client that moves.
+COMMAND_TRIES_MAX: Final = 3
+#: How long a client that has left may take to turn up elsewhere.
+COMMAND_LOOK_AGAIN_SECONDS: Final = 0.5
+#: For the answer of a replica, beside what a device is given: one that is silent for 10 s is dead.
+COMMAND_ANSWER_SECONDS_MAX: Final = 15.0
+#: A name that a sender gives his command.
+COMMAND_ID_BYTES_MAX: Final = 256
+#: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.
+COMMAND_BATCH_RECORDS_MAX: Final = 200
+#: How often the reader looks whether it is its turn, whether there is room, and what can be committed.
+COMMAND_POLL_SECONDS: Final = 0.2
+COMMAND_COMMIT_SECONDS: Final = 1.0
+COMMAND_PAUSE_SECONDS: Final = 0.02
+#: Time for what is under way when partitions go to another replica; then they are read again there.
+COMMAND_REVOKE_SECONDS_MAX: Final = 3.0
+#: Clients that one result names: 64 KiB of names of the usual length.
+RESULT_CLIENTS_MAX: Final = 1_000
+
+# letters between replicas
+#: What one message between replicas may have: a record that Kafka takes by default, and what goes around it.
+INBOX_MESSAGE_BYTES_MAX: Final = 1_000_000
+#: A letter that has so much is sent, and another one begun.
+INBOX_LETTER_BYTES: Final = 131_072
+#: Letters to one replica are so far apart, so that each carries many messages when there are many.
+INBOX_GAP_SECONDS: Final = 0.003
+#: Clients in one message of an answer: 64 KiB names of the longest kind would not fit into a record, usual ones do.
+INBOX_CLIENTS_PER_MESSAGE: Final = 500
+#: How long a letter is kept; nobody reads one that is older than its command.
+INBOX_RETENTION_MS: Final = 600_000
+#: Replicas share these; a node reads one of them.
+INBOX_PARTITIONS: Final = 64

@@ -32,10 +32,17 @@ _ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 1
 _log = logging.getLogger(__name__)
 
 
-def set_up(level: str, form: Literal["auto", "console", "json"], monotonic: Callable[[], float]) -> None:
-    """Send everything that the process logs to standard error, from `level` (debug … error) upwards."""
+def set_up(
+    level: str, form: Literal["auto", "console", "json"], monotonic: Callable[[], float], node: str | None = None
+) -> None:
+    """Send everything that the process logs to standard error, from `level` (debug … error) upwards.
+
+    With several replicas in one stream each line says its `node`.
+    """
     root = logging.getLogger()
     root.handlers[:] = [make_handler(sys.stderr, form, monotonic)]
+    if node is not None:
+        root.handlers[0].addFilter(NodeName(node))
     root.setLevel(level.upper())
 
 
@@ -83,6 +90,18 @@ class JsonFormatter(logging.Formatter):
         for text in _traceback(self, record):
             line["traceback"] = text
         return json.dumps(line, default=str)
+
+
+class NodeName(logging.Filter):
+    """Puts the name of this replica on every line that does not name another."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.__dict__.setdefault("node", self._node)
+        return True
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:

@@ -7,19 +7,27 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from proxy import limits, logs
+from proxy.admin.api import Api
 from proxy.admin.app import AdminServer, Check, Views, make_app
+from proxy.admin.directory import Directory
+from proxy.admin.guard import Guard, Token
+from proxy.admin.parts import Parts
+from proxy.admin.routes import ENDPOINTS
 from proxy.clock import monotonic, wall_ms
-from proxy.config import KafkaClient, Settings, changed, split_address
+from proxy.config import KafkaClient, Settings, changed, masked, split_address
 from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
 from proxy.flows.access import Access, AccessSettings
+from proxy.flows.bans import Bans, BanSettings
+from proxy.flows.commands import CommandSettings, topic_owner
 from proxy.flows.downlink import Downlink
-from proxy.flows.drain import drain
+from proxy.flows.drain import SERVING, Drainer
 from proxy.flows.executor import Executor
 from proxy.flows.explain import Partitions
 from proxy.flows.explain import explain as explain_publish
@@ -27,19 +35,23 @@ from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.headers import HeaderPlan
 from proxy.flows.membership import Membership, MembershipSettings
 from proxy.flows.presence import Presence
+from proxy.flows.rebalance import Rebalancer
 from proxy.flows.reload import File, Reloader
 from proxy.flows.sessions import Sessions
+from proxy.flows.switchboard import Switchboard, SwitchboardSettings
 from proxy.flows.uplink import Uplink, UplinkSettings
+from proxy.flows.whereabouts import Whereabouts
 from proxy.flows.wills import Wills
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.clusters import DEFAULT, Clusters
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.gateway import GatewayStatus
-from proxy.kafka.internal import Topic, nodes_topic, sessions_topic
+from proxy.kafka.internal import Topic, bans_topic, inbox_topic, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics, Metrics
 from proxy.mqtt.packets import ReasonCode
+from proxy.net.agent import AgentPort
 from proxy.net.listener import Listener
 from proxy.policy.authenticators.base import Chain
 from proxy.policy.authenticators.password_file import PasswordFile
@@ -99,7 +111,7 @@ class Node:
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
         )
         self.presence.wills = Wills(self.uplink)
-        self.downlink = Downlink(limits.DOWNLINK_ACK_SECONDS, self.metrics)
+        self.downlink = Downlink(settings.commands.ack_timeout_seconds, self.metrics)
         self.executor = Executor(self.uplink, self.downlink)
         self.membership = Membership(
             MembershipSettings(
@@ -117,20 +129,40 @@ class Node:
             self._dismiss,
         )
         self.uplink.joined = self.membership.joined.is_set
+        self._add_balancing()
+        self.switchboard = self._switchboard()
         loop = asyncio.get_running_loop()
         for gateway in self.clusters.gateways.values():
             gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
-        self.admin = AdminServer(
-            make_app(Views(self.ready, self.checks, self.metrics.exposition)), *split_address(settings.admin.bind)
-        )
+        self.bans = Bans(BanSettings(f"{prefix}bans", self.client_options), self.gateway, self.uplink, wall_ms)
+        self.uplink.banned = lambda *client: self.bans.find(*client) is not None
+        #: What reloads made of the settings, by the rules that came of it.
+        self._reloaded: WeakKeyDictionary[RouteTable, Settings] = WeakKeyDictionary()
+        self.api = self._admin_api()
+        views = Views(self.ready, self.checks, self.metrics.exposition)
+        self.admin = AdminServer(make_app(views, self.api.app), *split_address(settings.admin.bind))
         self.started = asyncio.Event()
-        #: What keeps this replica among the others.
+        #: How often who supervises this replica has started it.
+        self.starts = 1
+        #: What keeps this replica among the others, and what follows the bans.
         self.running: asyncio.Task[None] | None = None
+        self.following: asyncio.Task[None] | None = None
         self._add_gauges()
+
+    def _add_balancing(self) -> None:
+        """What a load balancer sees of this replica, and what brings devices back to it."""
+        node, listener = self.settings.node, self.listener
+        self.agent = AgentPort(lambda: self.drainer.state == SERVING, monotonic)
+        self.drainer = Drainer(listener, self.uplink, lambda: self.agent.is_asked, node.drain_seconds)
+        self.membership.leaving = lambda: self.drainer.state != SERVING
+        self.rebalancer = Rebalancer(
+            node.id, listener, self.uplink, lambda: self.membership.registry.alive(monotonic())
+        )
+        self.rebalancing: asyncio.Task[None] | None = None
 
     @property
     def topics(self) -> list[str]:
-        """Every Kafka topic that this replica writes to."""
+        """Every Kafka topic that this replica writes to for its devices."""
         return [*self.uplink.routes.topics(), self.settings.status_topic()]
 
     def _gateway(self, name: str, cluster: KafkaCluster) -> AioKafkaGateway:
@@ -138,6 +170,51 @@ class Node:
         table = f"kafka.clusters.{name}.client" if name else "kafka.client"
         client = client_options(ClientSettings(**cluster.client.model_dump()), metrics.token_request, table)
         return AioKafkaGateway(_gateway_settings(self.settings, cluster, client, table), metrics)
+
+    def _admin_api(self) -> Api:
+        tokens = [Token(each.name, each.role, each.token_sha256) for each in self.settings.admin.tokens]
+        parts = Parts(
+            node=self.settings.node.id,
+            joined=self.membership.joined.is_set,
+            directory=Directory(lambda: self.sessions.tables),
+            view=self.sessions.view,
+            registry=lambda: self.membership.registry,
+            controller=self.switchboard.control,
+            bans=self.bans,
+            routes=lambda: self.uplink.routes,
+            explain=self._explain,
+            effective=lambda: masked(self._reloaded.get(self.uplink.routes, self.settings)),
+            drainer=self.drainer,
+        )
+        return Api(ENDPOINTS, parts, Guard(tokens), self.metrics.admin_requests)
+
+    def _explain(self, topic: str, client_id: str, username: str | None) -> dict[str, Any]:
+        message = Scope(topic, client_id, username, qos=1, ts=wall_ms())
+        partitions = _partitions(self.settings)
+        return explain_publish(
+            self.uplink.routes, self.uplink.headers, message, self.settings.routing.unmatched, partitions
+        )
+
+    def _switchboard(self) -> Switchboard:
+        kafka, commands = self.settings.kafka, self.settings.commands
+        return Switchboard(
+            SwitchboardSettings(
+                f"{kafka.internal_prefix}inbox",
+                commands.ack_timeout_seconds,
+                CommandSettings(
+                    self.client_options,
+                    kafka.topic_prefix,
+                    commands.group,
+                    commands.start,
+                    commands.max_age_seconds,
+                    topic_owner(commands.owner),
+                ),
+            ),
+            self.gateway,
+            Whereabouts(self.membership, self.sessions, monotonic),
+            self.executor,
+            self.metrics,
+        )
 
     # ---- what the operator sees ----
 
@@ -157,6 +234,7 @@ class Node:
         unsafe = self.settings.unsafe()
         checks["started"] = self.ready()
         checks["sessions"] = self._check_sessions()
+        checks["bans"] = Check(self.bans.known.is_set(), {"bans": len(self.bans.table)})
         checks["safe"] = Check(not unsafe, unsafe or "acks=all, idempotent")
         return checks
 
@@ -189,14 +267,28 @@ class Node:
         gauge("mqk_connections_held", "Connections that back-pressure holds", lambda: listener.held)
         total("mqk_connections_refused", "Connections beyond limits.connections_max", lambda: listener.refused)
         total("mqk_connections_failed", "Connections dropped for a bug of ours", lambda: listener.bugs)
+        total("mqk_starts", "How often this replica was started", lambda: self.starts)
         total("mqk_log_lines_suppressed", "Log lines of a flood, not written", logs.suppressed)
         gauge("mqk_logins_waiting", "Logins that are being checked", lambda: self.uplink.logins_waiting)
         gauge("mqk_goodbyes_waiting", "Devices that will be told to go", lambda: len(self.uplink.goodbyes))
         gauge("mqk_loop_lag_seconds", "How late the event loop's last tick was", lambda: listener.lag_seconds)
         gauge("mqk_unsafe", "1 when a setting weakens the promise", lambda: float(bool(self.settings.unsafe())))
+        self._add_balancing_gauges()
         self._add_session_gauges()
+        self._add_admin_gauges()
         self._add_kafka_gauges()
         self._add_downlink_gauges()
+        self._add_command_gauges()
+
+    def _add_command_gauges(self) -> None:
+        gauge, total, board = self.metrics.gauge, self.metrics.total, self.switchboard
+        inbox, commands = board.inbox, board.commands
+        gauge("mqk_commands_in_flight", "Commands that are not settled", lambda: board.control.in_flight)
+        gauge("mqk_commands_uncommitted", "Records that wait to be committed", lambda: commands.uncommitted)
+        total("mqk_command_results_lost", "Results that Kafka did not take", lambda: commands.results_lost)
+        total("mqk_inbox_letters_sent", "Records for other replicas", lambda: inbox.letters_sent)
+        total("mqk_inbox_letters_read", "Records of other replicas", lambda: inbox.letters_read)
+        total("mqk_inbox_records_unreadable", "Records that are not ours", lambda: inbox.unreadable)
 
     def _add_downlink_gauges(self) -> None:
         gauge, downlink, uplink = self.metrics.gauge, self.downlink, self.uplink
@@ -207,6 +299,13 @@ class Node:
         gauge("mqk_downlink_unread_bytes", "Written to devices that do not read", lambda: downlink.unread_bytes)
         gauge("mqk_downlink_in_flight", "Messages that a device has to acknowledge", lambda: downlink.in_flight)
         self.metrics.total_by("mqk_acl_denied", "What acl.file denied", "action", lambda: uplink.access.denied)
+
+    def _add_balancing_gauges(self) -> None:
+        gauge, total, listener = self.metrics.gauge, self.metrics.total, self.listener
+        total("mqk_proxy_headers_refused", "Connections with a bad PROXY header", lambda: listener.headers_refused)
+        total("mqk_agent_checks", "Questions of load balancers", lambda: self.agent.asked)
+        gauge("mqk_draining", "1 while no devices are taken", lambda: float(self.drainer.state != SERVING))
+        total("mqk_rebalanced", "Devices that were sent home", lambda: self.rebalancer.sent_home)
 
     def _add_kafka_gauges(self) -> None:
         """One of each for every cluster."""
@@ -235,6 +334,13 @@ class Node:
         gauge("mqk_nodes", "Replicas that are alive", lambda: len(membership.registry.alive(monotonic())))
         gauge("mqk_announcements_waiting", "Status records to be written", lambda: self.presence.waiting)
 
+    def _add_admin_gauges(self) -> None:
+        gauge, total, bans = self.metrics.gauge, self.metrics.total, self.bans
+        gauge("mqk_admin_requests_working", "Admin requests that are worked on", lambda: self.api.working)
+        gauge("mqk_bans", "Bans that this replica knows", lambda: len(bans.table))
+        total("mqk_bans_ignored", "Bans beyond the most that there may be", lambda: bans.ignored)
+        total("mqk_ban_records_unreadable", "Records in the list of bans that are not ours", lambda: bans.unreadable)
+
     def _count_sessions(self) -> float:
         return sum(table.live + table.offline for table in self.sessions.tables)
 
@@ -244,33 +350,41 @@ class Node:
         """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
         routes = self.uplink.routes
         further = {name: routes.topics(name) for name in self.clusters.gateways if name != DEFAULT}
-        await self.clusters.start({DEFAULT: self.topics, **further}, self._internal)
+        topics = [*self.topics, *self.settings.command_topics()]
+        await self.clusters.start({DEFAULT: topics, **further}, self._internal)
         self._check_md5_partitions(self.topics)
+        await self.switchboard.open()
         await self._join()
         for listener in self.settings.listeners:
-            host, port = split_address(listener.bind)
-            try:
-                bound = await self.listener.listen(host, port)
-            except OSError as error:
-                complaint = f"cannot listen on {listener.bind}: {error.strerror or error}"
-                raise ConfigError("listeners.bind", complaint) from None
-            log.info("listening", extra={"host": host, "port": bound})
+            listen = partial(self.listener.listen, proxies=listener.proxies())
+            await _open(listen, "listeners.bind", listener.bind, "listening")
+        if self.settings.node.agent_bind:
+            await _open(self.agent.listen, "node.agent_bind", self.settings.node.agent_bind, "agent port open")
+        self.switchboard.read()
         self.started.set()
+        if self.settings.node.rebalance:
+            self.rebalancing = asyncio.create_task(self.rebalancer.run())
 
     async def _join(self) -> None:
-        """Returns once this replica knows all sessions. Raises Superseded."""
+        """Returns once this replica knows all sessions and all bans. Raises Superseded."""
         self.running = asyncio.create_task(self.membership.run())
-        joined = asyncio.create_task(self.membership.joined.wait())
+        self.following = asyncio.create_task(self.bans.run())
+        joined = asyncio.create_task(self._know_all())
         await asyncio.wait((self.running, joined), return_when=asyncio.FIRST_COMPLETED)
         joined.cancel()
         if self.running.done():
             await self.running
 
+    async def _know_all(self) -> None:
+        await self.membership.joined.wait()
+        await self.bans.known.wait()
+
     @property
     def _internal(self) -> list[Topic]:
         kafka = self.settings.kafka
         partitions = max(kafka.partitions, limits.SESSION_PARTITIONS_MIN)
-        return [sessions_topic(kafka.internal_prefix, partitions), nodes_topic(kafka.internal_prefix)]
+        prefix = kafka.internal_prefix
+        return [sessions_topic(prefix, partitions), nodes_topic(prefix), inbox_topic(prefix), bans_topic(prefix)]
 
     def _dismiss(self, detail: str) -> None:
         """Lets all devices go: what this replica knew of them can no longer be trusted."""
@@ -289,7 +403,10 @@ class Node:
         later = changed(self.settings, written) - _RELOADED
         if later:
             log.warning("changes that count from the next start on", extra={"settings": sorted(later)})
-        return route_table(self.settings.model_copy(update={"routing": written.routing}))
+        settings = self.settings.model_copy(update={"routing": written.routing})
+        routes = route_table(settings)
+        self._reloaded[routes] = settings
+        return routes
 
     async def _prepare_routes(self, routes: RouteTable) -> None:
         """Their topics are there. Raises ConfigError, and GatewayError: a cluster does not answer."""
@@ -305,17 +422,20 @@ class Node:
     async def stop(self, drain_seconds: float) -> None:
         """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
-        self.membership.state = "draining"
         drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
+        await self.switchboard.stop_reading(min(limits.COMMAND_REVOKE_SECONDS_MAX, drain_seconds / 4))
         if self.started.is_set():
-            await drain(self.listener, self.uplink, drain_seconds)
+            await self.drainer.leave(drain_seconds)
+        if self.rebalancing is not None:
+            self.rebalancing.cancel()
         self.listener.stop()
         left = max(1.0, drain_seconds - (monotonic() - began))
         unsettled = await self.clusters.flush(left)
         if not unsettled:
             await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
-        await asyncio.gather(self._stop_membership(), self.clusters.stop())
+        await asyncio.gather(self._stop_membership(), self.switchboard.close(), self.clusters.stop())
         self.chain.close()
+        self.agent.stop()
         log.info("stopped", extra={"records_unsettled": unsettled})
 
     async def _leave(self, timeout_seconds: float) -> None:
@@ -326,9 +446,11 @@ class Node:
             await self.gateway.flush(limits.PRODUCER_STOP_SECONDS_MAX)
 
     async def _stop_membership(self) -> None:
-        if self.running is not None:
-            self.running.cancel()
-            await asyncio.wait((self.running,))
+        tasks = [task for task in (self.running, self.following) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _check_md5_partitions(self, topics: list[str]) -> None:
         wanted = self.settings.routing.md5_partitions
@@ -338,9 +460,17 @@ class Node:
                 raise ConfigError("routing.md5_partitions", f"{wanted}, but topic {topic} has {count} partitions")
 
 
-def serve(settings: Settings, read: Callable[[], Settings]) -> int:
-    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP."""
-    return _run(_serve(settings, read, _no_companion), settings)
+#: Takes the signals of a replica over: it is given the replica, and what tells it to stop (a second time: at once).
+#: What it returns runs as long as the replica.
+Attend = Callable[["Node", Callable[[], None]], Coroutine[Any, Any, None]]
+
+
+def serve(settings: Settings, read: Callable[[], Settings], attend: Attend | None = None) -> int:
+    """Runs one replica until SIGTERM or SIGINT; the exit code. `read` reads the settings again, for SIGHUP. One of
+    several replicas is attended, and says in each line of the log which one it is.
+    """
+    main = _serve(settings, read, _no_companion, attend)
+    return _run(main, settings, settings.node.id if attend else None)
 
 
 def dev(settings: Settings, read: Callable[[], Settings]) -> int:
@@ -355,10 +485,12 @@ def explain(settings: Settings, topic: str, clientid: str, username: str | None)
     routes = route_table(settings)
     message = Scope(topic, clientid, username, qos=1, ts=wall_ms())
     plan = HeaderPlan(settings.kafka.headers, settings.node.id)
+    return explain_publish(routes, plan, message, settings.routing.unmatched, _partitions(settings))
+
+
+def _partitions(settings: Settings) -> Partitions:
     clusters = {DEFAULT: settings.kafka, **settings.kafka.clusters}
-    counts = {name: cluster.partitions for name, cluster in clusters.items()}
-    partitions = Partitions(counts, settings.routing.md5_partitions)
-    return explain_publish(routes, plan, message, settings.routing.unmatched, partitions)
+    return Partitions({name: each.partitions for name, each in clusters.items()}, settings.routing.md5_partitions)
 
 
 def route_table(settings: Settings) -> RouteTable:
@@ -377,8 +509,8 @@ def route_table(settings: Settings) -> RouteTable:
     return compile_routes(specs or preset_specs(routing.preset), context)
 
 
-def _run(main: Coroutine[Any, Any, int], settings: Settings) -> int:
-    logs.set_up(settings.log.level, settings.log.format, monotonic)
+def _run(main: Coroutine[Any, Any, int], settings: Settings, node: str | None = None) -> int:
+    logs.set_up(settings.log.level, settings.log.format, monotonic, node)
     for talkative in ("aiokafka", "httpx", "httpcore", "uvicorn"):
         logging.getLogger(talkative).setLevel(max(logging.WARNING, logging.getLogger().level))
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -398,6 +530,7 @@ async def _serve(
     settings: Settings,
     read: Callable[[], Settings],
     companion: Callable[[Node], Coroutine[Any, Any, None]],
+    attend: Attend | None = None,
 ) -> int:
     """Start, wait for a signal, stop. A second signal cuts the drain short."""
     _raise_file_limit()
@@ -412,6 +545,8 @@ async def _serve(
         loop.add_signal_handler(number, signals.put_nowait, number)
     hangup = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    stop = partial(signals.put_nowait, signal.SIGTERM)
+    attending = [asyncio.create_task(attend(node, stop))] if attend is not None else []
     admin = asyncio.create_task(node.admin.run_until_stopped())
     log.info("admin port open", extra={"port": node.admin.port})
     interrupted = asyncio.create_task(signals.get())
@@ -435,6 +570,8 @@ async def _serve(
     finally:
         node.admin.should_exit = True
         await admin
+        for task in attending:
+            task.cancel()
     return 128 + signal.SIGINT if interrupted.done() and interrupted.result() == signal.SIGINT else 0
 
 
@@ -463,9 +600,10 @@ async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Even
 
 async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     kafka = EmbeddedKafka()
-    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes")]
+    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes", "inbox", "bans")]
     dead_letters = [topic] if (topic := settings.dead_letter_topic()) else []
-    await kafka.start([*route_table(settings).topics(), settings.status_topic(), *dead_letters, *internal])
+    public = [*route_table(settings).topics(), settings.status_topic(), *settings.command_topics()]
+    await kafka.start([*public, *dead_letters, *internal])
     there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1, "client": KafkaClient()}
 
     def embedded(given: Settings) -> Settings:
@@ -491,7 +629,7 @@ MQTT is on {host}:{port}, health and metrics on http://{settings.admin.bind}/hea
 Every record is shown as it arrives in Kafka. Ctrl-C stops.
 """
     )
-    async for record in tail(node.client_options, node.topics):
+    async for record in tail(node.client_options, [*node.topics, *settings.command_topics()]):
         key = (record.key or b"").decode(errors="replace")
         value = (record.value or b"").decode(errors="replace")
         _say(f"{record.topic}[{record.partition}]@{record.offset}  key={key}  value={value}")
@@ -500,6 +638,16 @@ Every record is shown as it arrives in Kafka. Ctrl-C stops.
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+async def _open(listen: Callable[[str, int], Awaitable[int]], key: str, address: str, said: str) -> None:
+    """Opens one port, and says so. Raises ConfigError."""
+    host, port = split_address(address)
+    try:
+        bound = await listen(host, port)
+    except OSError as error:
+        raise ConfigError(key, f"cannot listen on {address}: {error.strerror or error}") from None
+    log.info(said, extra={"host": host, "port": bound})
 
 
 def _raise_file_limit() -> None:

@@ -214,6 +214,40 @@ def test_serve_ends_with_the_code_of_the_node(run: Run, node: Node, code: int) -
     assert read() == settings
 
 
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Node:
+    """Stands for the supervisor."""
+    worker = Node()
+    worker.supervise = worker._called  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "proxy.worker", worker)
+    monkeypatch.setattr(proxy, "worker", worker, raising=False)
+    return worker
+
+
+@pytest.mark.parametrize("arguments", [["--workers", "3"], ["--set", "node.workers=3"]])
+def test_serve_with_workers_is_supervised(run: Run, node: Node, worker: Node, arguments: list[str]) -> None:
+    worker.answer = 130
+    assert run("serve", "--set", "auth.anonymous=true", *arguments).code == 130
+    settings, read = worker.given
+    assert isinstance(settings, Settings)
+    assert settings.node.workers == 3
+    assert callable(read)
+    assert read() == settings
+    assert node.given == ()
+
+
+def test_one_worker_needs_no_supervisor(run: Run, node: Node, worker: Node) -> None:
+    assert run("serve", "--set", "auth.anonymous=true", "--set", "node.workers=3", "--workers", "1").code == 0
+    assert node.given
+    assert worker.given == ()
+
+
+def test_dev_is_one_replica(run: Run, node: Node) -> None:
+    result = run("dev", "--set", "node.workers=2")
+    assert (result.code, result.err) == (2, "mqk: node.workers: mqk dev is one replica; mqk serve runs several\n")
+    assert node.given == ()
+
+
 def test_serve_does_not_start_on_a_wrong_configuration(run: Run, node: Node) -> None:
     assert run("serve").code == 2
     assert node.given == ()

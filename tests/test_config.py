@@ -9,7 +9,7 @@ from pydantic import ValidationError, create_model
 
 from proxy.config import ConfigErrors, Loaded, Settings, changed, describe, load, split_address
 from proxy.config.problems import ABSENT_KEYS, ABSENT_VALUES, explain, mask
-from proxy.config.settings import PUBLISH_BYTES_CEILING
+from proxy.config.settings import PUBLISH_BYTES_CEILING, Admin
 from proxy.errors import ConfigError
 
 OPEN = "[auth]\nanonymous = true\n"
@@ -74,7 +74,7 @@ def test_what_a_command_assumes_is_the_weakest(toml: Path) -> None:
         ("kafka.topic_prefix=12", "12"),
         ("routing.md5_partitions=12", 12),
         ("status.topic=${prefix}a", "${prefix}a"),
-        ('listeners=[{"bind": "[::1]:1883"}]', [{"bind": "[::1]:1883", "transport": "tcp"}]),
+        ('listeners=[{"bind": "[::1]:1883"}]', [{"bind": "[::1]:1883", "transport": "tcp", "proxy_protocol_from": []}]),
     ],
 )
 def test_text_is_read_as_its_setting_needs_it(override: str, value: object) -> None:
@@ -94,6 +94,7 @@ def test_a_list_replaces_the_list_of_a_weaker_source(toml: Path) -> None:
     assert {key: said for key, said in origin.items() if key.startswith("listeners")} == {
         "listeners[0].bind": "flag",
         "listeners[0].transport": "default",
+        "listeners[0].proxy_protocol_from": "default",
     }
 
 
@@ -107,8 +108,6 @@ def test_paths_are_relative_to_the_file(toml: Path) -> None:
 
 def test_every_problem_is_reported_at_once(toml: Path) -> None:
     text = """
-    [node]
-    workers = 2
     [kafka]
     botstrap_servers = ["a:1"]
     partitions = 0
@@ -124,7 +123,6 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
     found = problems(toml, text, overrides, {"MQK_KAFKA_TOPIC_PREFIX": "x"})
     assert set(found) == {
         "kafka.botstrap_servers: unknown setting; did you mean kafka.bootstrap_servers? [file]",
-        "node.workers: not in this version (0.1.0) [file]",
         "kafka.partitions: should be greater than or equal to 1, not 0 [file]",
         'kafka.create_topics: should be a valid boolean, not "true" [file]',
         "kafka.client.sasl_mechanism: goes only with security_protocol = SASL_PLAINTEXT or SASL_SSL [file]",
@@ -136,7 +134,7 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
         'mqtt.receive_maximum: should be a valid integer, not "many" [flag]',
         "kafka_topic_prefix: unknown setting; did you mean kafka.topic_prefix? [environment MQK_KAFKA_TOPIC_PREFIX]",
     }
-    assert len(found) == 12
+    assert len(found) == 11
 
 
 @pytest.mark.parametrize(
@@ -158,6 +156,21 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
         ),
         ('[status]\ntopic = "${node}status"', "status.topic: should be ${prefix} and at most 49 letters"),
         ('[admin]\nbind = "0.0.0.0:1883"', "admin: admin.bind 0.0.0.0:1883 is a listener's already [file]"),
+        (
+            '[admin]\nbind = "0.0.0.0:8080"',
+            "admin: admin.bind 0.0.0.0:8080 is not a loopback address, and without [[admin.tokens]] everybody could "
+            "give orders there; `mqk token` makes one [file]",
+        ),
+        (
+            '[[admin.tokens]]\nname = "ops"\ntoken_sha256 = "abc"',
+            "admin.tokens[0].token_sha256: should be 64 hexadecimal digits; `mqk token` prints them, "
+            'not "********" [file]',
+        ),
+        (
+            f'[[admin.tokens]]\nname = "a"\ntoken_sha256 = "{"0" * 64}"\n'
+            f'[[admin.tokens]]\nname = "a"\ntoken_sha256 = "{"1" * 64}"',
+            "admin.tokens: given twice: a [file]",
+        ),
         ('[[listeners]]\nbind = "a:1"\n[[listeners]]\nbind = "a:1"', "listeners: given twice: a:1 [file]"),
         ("listeners = []", "listeners: list should have at least 1 item after validation, not 0 [file]"),
         ('[[auth.chain]]\ntype = "password_file"', "auth.chain[0].path: has no default and must be given [file]"),
@@ -459,6 +472,18 @@ def test_secrets_are_masked() -> None:
     assert mask("auth.chain[0].path", "passwd") == "passwd"
 
 
+@pytest.mark.parametrize("bind", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"])
+def test_without_tokens_the_admin_port_is_for_this_machine(bind: str) -> None:
+    assert Admin(bind=bind) == load(None, ["auth.anonymous=true", f"admin.bind={bind}"], {}).settings.admin
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.com:1"])
+def test_with_a_token_it_is_for_everybody(toml: Path, bind: str) -> None:
+    text = f'[admin]\nbind = "{bind}"\n[[admin.tokens]]\nname = "ops"\ntoken_sha256 = "{"Ab" * 32}"\n'
+    admin = given(toml, text).settings.admin
+    assert (admin.bind, admin.tokens[0].role, admin.tokens[0].token_sha256) == (bind, "read", "ab" * 32)
+
+
 def test_a_wrong_secret_is_not_repeated() -> None:
     with pytest.raises(ValidationError) as raised:
         create_model("Client", ssl_password=(int, ...)).model_validate({"ssl_password": "hunter2"})
@@ -468,7 +493,7 @@ def test_a_wrong_secret_is_not_repeated() -> None:
 
 def test_effective_names_every_setting_once(toml: Path) -> None:
     rows = given(toml, "").effective()
-    tables = ("auth.chain[", "routing.rules[", "kafka.clusters")
+    tables = ("auth.chain[", "routing.rules[", "kafka.clusters", "admin.tokens[")
     documented = {row.key.replace("[]", "[0]") for row in describe() if not row.key.startswith(tables)}
     assert {key for key, _, _ in rows} == documented - {"listeners"}
     assert json.dumps(rows)
@@ -559,6 +584,7 @@ expiry_max_seconds = 604800
 bind = "127.0.0.1:8080"
 [[admin.tokens]]
 name = "ops"
+token_sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
 [log]
 level = "info"
 format = "auto"

@@ -159,3 +159,12 @@ def test_a_quiet_library_is_never_mentioned(root: logging.Logger) -> None:
             logging.getLogger("aiokafka").info("line")
         clock.now += 10.0
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["line"] * 100
+
+
+def test_each_line_says_which_replica_wrote_it(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    logs.set_up("info", "json", Clock(), "host-1")
+    logging.getLogger("proxy.any").info("here")
+    logging.getLogger("proxy.any").info("of another", extra={"node": "host-2"})
+    assert [json.loads(line)["node"] for line in stream.getvalue().splitlines()] == ["host-1", "host-2"]

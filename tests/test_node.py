@@ -94,10 +94,12 @@ async def make() -> AsyncIterator[Callable[..., Node]]:
 
     yield make
     for each in made:
-        if each.running is not None:
-            each.running.cancel()
-            await asyncio.wait((each.running,))
+        for task in (each.running, each.rebalancing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
         each.listener.stop()
+        each.agent.stop()
         each.chain.close()
         each.admin._socket.close()
 
@@ -138,7 +140,7 @@ async def test_ready_in_an_outage_and_while_it_drains(make: Callable[..., Node])
 async def test_healthy_only_while_kafka_answers(make: Callable[..., Node]) -> None:
     replica = make()
     assert {name: check.ok for name, check in replica.checks().items()} == {
-        "kafka": True, "sessions": False, "started": False, "safe": True,
+        "kafka": True, "sessions": False, "bans": False, "started": False, "safe": True,
     }  # fmt: skip
     await replica.start()
     assert all(check.ok for check in replica.checks().values())
@@ -167,7 +169,7 @@ async def test_each_cluster_has_a_check_and_figures(make: Callable[..., Node]) -
     backup = Gateway.latest
     assert backup.settings.bootstrap_servers == ["b:9092"]
     assert (backup.settings.partitions, backup.settings.client_id) == (3, "mqk-node-7")
-    assert replica.checks().keys() == {"kafka", "kafka.backup", "started", "sessions", "safe"}
+    assert replica.checks().keys() == {"kafka", "kafka.backup", "started", "sessions", "bans", "safe"}
     backup.ready = False
     replica.clusters.problems["backup"] = ConfigError("kafka.clusters.backup.create_topics", "false")
     checks = replica.checks()
@@ -321,11 +323,11 @@ async def test_the_devices_leave_time_for_the_end(
 ) -> None:
     allowed = []
 
-    async def drain(_listener: object, _uplink: object, seconds: float) -> None:
+    async def leave(seconds: float) -> None:
         allowed.append(seconds)
 
-    monkeypatch.setattr(node, "drain", drain)
     replica = make()
+    monkeypatch.setattr(replica.drainer, "leave", leave)
     await replica.start()
     await replica.stop(given)
     assert allowed == [drained]
@@ -440,7 +442,8 @@ async def test_a_second_signal_ends_it_at_once() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(task, 5) == 0
     replica.listener.stop()
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    # Without its PUBACK: it will send the message again.
+    assert await asyncio.wait_for(reader.read(), 5) == SHUTTING_DOWN
     writer.close()
 
 

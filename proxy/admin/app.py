@@ -1,4 +1,5 @@
-"""Health and metrics over HTTP. Each answer is read from the running parts when it is asked for.
+"""The operator's door: health and metrics here, `/v1` in `api`. Each answer is read from the running parts when it is
+asked for.
 
 `/livez`: the event loop turns. `/readyz`: this replica works; it says so in a Kafka outage too, because a load balancer
 cuts every connection of a replica that is not ready. `/healthz`: the truth, check by check, for people and alerts.
@@ -13,7 +14,8 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 import proxy
 from proxy import limits
@@ -37,7 +39,9 @@ class Views:
     metrics: Callable[[], bytes]
 
 
-def make_app(views: Views) -> Starlette:
+def make_app(views: Views, api: ASGIApp | None = None) -> Starlette:
+    """`api` answers everything under `/v1`."""
+
     async def livez(_request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
@@ -64,6 +68,7 @@ def make_app(views: Views) -> Starlette:
             Route("/readyz", readyz),
             Route("/healthz", healthz),
             Route("/metrics", metrics),
+            *([Mount("/v1", api)] if api is not None else ()),
         ]
     )
 

@@ -46,3 +46,23 @@ class Command:
     expires_at_ms: int = 0
     message: Message | None = None
     epoch: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class ClientOutcome:
+    """What became of a command at one client; `node` is the replica that said so."""
+
+    clientid: str
+    outcome: str
+    node: str
+
+
+@dataclass(slots=True, frozen=True)
+class Result:
+    """What became of a command. `error` says in words what is wrong with one that is malformed."""
+
+    id: str
+    kind: str
+    outcome: str
+    clients: list[ClientOutcome] = field(default_factory=list)
+    error: str = ""

@@ -12,7 +12,9 @@ from proxy.kafka.records import NodeRecord
 
 @dataclass(slots=True)
 class Node:
-    """What is known of a replica. `heard_at` is monotonic seconds of the reader."""
+    """What is known of a replica. `heard_at` and `since` are monotonic seconds of the reader; `since` is when this
+    incarnation was first heard to be in this state.
+    """
 
     name: str
     incarnation: int
@@ -20,6 +22,7 @@ class Node:
     state: str
     admin_address: str
     connections: int
+    since: float
 
 
 class NodeRegistry:
@@ -42,7 +45,11 @@ class NodeRegistry:
             return
         if known is None or record.incarnation > known.incarnation:
             self.generation += 1
-        self.nodes[name] = Node(name, record.incarnation, now, record.state, record.admin_address, record.connections)
+        same = known is not None and (known.incarnation, known.state) == (record.incarnation, record.state)
+        since = known.since if known is not None and same else now
+        self.nodes[name] = Node(
+            name, record.incarnation, now, record.state, record.admin_address, record.connections, since
+        )
 
     def interrupted(self, now: float) -> None:
         """The reader heard nothing for a while, so it cannot say who else was silent: counting starts again."""

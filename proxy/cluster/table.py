@@ -124,11 +124,16 @@ class Port(Protocol):
         """A client came, went, or is another connection now; what presence and wills are made of."""
 
 
+def _fresh(claim: SessionRecord | LocalSession) -> SessionState | None:
+    """The state of a session that begins with this connection, if it is to outlive it."""
+    return SessionState(claim.connection, False, [], []) if claim.expiry_seconds else None
+
+
 def follow(before: SessionRecord | None, claim: SessionRecord) -> tuple[SessionState | None, bool, SessionState | None]:
     """What a CLAIM does to the view before it: the session state after it, Session Present, and the state that the
     connection goes on with.
     """
-    fresh = SessionState(claim.connection, False, [], []) if claim.expiry_seconds else None
+    fresh = _fresh(claim)
     if claim.clean_start:
         return fresh, False, None
     base = _inherited(before, claim)
@@ -192,7 +197,7 @@ class SessionTable:
             if handed_over is not None:
                 session.previous, state = older.epoch, handed_over
         if session.clean_start:
-            state = SessionState(session.connection, False, [], []) if session.expiry_seconds else None
+            state = _fresh(session)
         session.carried = state if session.expiry_seconds or session.previous is not None else None
         self.local[session.client_id] = session
         self._append(session, CLAIM, LIVE, session.carried, "")
@@ -251,6 +256,13 @@ class SessionTable:
         """The record that counts for a client, with the session state that its place in the log gives it."""
         packed = self._views.get(client_id)
         return None if packed is None else self._unpack(client_id, packed)
+
+    def owner(self, client_id: str) -> tuple[str, int, int] | None:
+        """Node, incarnation and epoch of the connection of a client that is live."""
+        packed = self._views.get(client_id)
+        if packed is None or _rel(packed):
+            return None
+        return *self._owner_names[_owner(packed)], _RANK.unpack_from(packed)[0]
 
     def sweep(self, client_ids: Iterable[str], is_dead: Callable[[str, int], bool], now_ms: int) -> int:
         """Rule 7: releases what belongs to dead nodes and ends expired sessions among these clients; returns how many.
@@ -363,7 +375,8 @@ class SessionTable:
             return
         if session is None and self._is_ghost(packed):
             self._write_view(client_id, packed, RELEASED, TCP_CLOSED)
-        if self.sweeping and client_id in self._stale_last:
+        # A tombstone is forgotten one day, so whoever still knows it speaks: the sweeper may not.
+        if client_id in self._stale_last and (self.sweeping or _ends_session(packed)):
             self._repeat_view(client_id, packed)
 
     def _heal_own(self, session: LocalSession, packed: bytes | None) -> None:

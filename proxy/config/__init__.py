@@ -8,7 +8,7 @@ from proxy.config.describe import Row, describe
 from proxy.config.migrate import migrate
 from proxy.config.problems import ConfigErrors
 from proxy.config.settings import KafkaClient, Settings, changed, split_address
-from proxy.config.sources import Loaded, load
+from proxy.config.sources import Loaded, load, masked
 
 __all__ = [
     "ConfigErrors",
@@ -19,6 +19,7 @@ __all__ = [
     "changed",
     "describe",
     "load",
+    "masked",
     "migrate",
     "split_address",
 ]

@@ -16,20 +16,14 @@ from proxy.errors import ConfigError
 #: Settings that have a name, so that nobody else takes it, and no feature yet. What is under one of them is absent too.
 ABSENT_KEYS: Final = frozenset(
     {
-        "node.agent_bind",
-        "node.workers",
-        "node.slot_port_step",
         # Kerberos takes a system library and a ticket that another program keeps fresh.
         "kafka.client.sasl_kerberos_service_name",
         "kafka.client.sasl_kerberos_domain_name",
-        "listeners.proxy_protocol_from",
         "listeners.tls",
         "limits.connections_per_source_max",
         "limits.publishes_per_second_per_client",
         "limits.bytes_per_second_per_client",
-        "commands",
         "events",
-        "admin.tokens",
     }
 )
 #: Values of settings that are there, of which the same is true.

@@ -1,11 +1,12 @@
 """The settings themselves: name, type, default, bounds and meaning of each; `mqk config` is printed from here."""
 
 import ipaddress
+import itertools
 import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,7 +21,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from proxy.limits import KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
+from proxy.limits import ADMIN_TOKENS_MAX, KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
+from proxy.net.addresses import is_loopback
+from proxy.policy.filters import parse_filter
 
 #: Kafka's own default of max.message.bytes.
 KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
@@ -28,6 +31,8 @@ KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
 HEADER_BYTES_ROOM: Final = 16_384
 PUBLISH_BYTES_CEILING: Final = KAFKA_MESSAGE_BYTES_MAX - HEADER_BYTES_ROOM - KAFKA_FRAMING_BYTES
 
+_ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+_NODE_ID_CHARACTERS_MAX: Final = 64
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 
 
@@ -47,6 +52,27 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def shift_address(address: str, by: int) -> str:
+    """The same host with a port that is `by` higher; port 0, whatever is free, stays."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + by if int(port) else 0}"
+
+
+def check_slots(addresses: Mapping[str, str], slots: int, step: int) -> None:
+    """Each of so many slots on one host has ports of its own. Raises ValueError that names what has not."""
+    taken: dict[int, list[tuple[str, str]]] = {}
+    for slot, (name, address) in itertools.product(range(slots), addresses.items()):
+        what = f"{name} of slot {slot}"
+        try:
+            host, port = split_address(shift_address(address, slot * step))
+        except ValueError:
+            raise ValueError(f"{what} would be a port above 65535") from None
+        for other, there in taken.get(port, []) if port else ():
+            if host == other or not _ANY_HOST.isdisjoint((host, other)):
+                raise ValueError(f"{there} and {what} are both port {port}: choose others, or a node.slot_port_step")
+        taken.setdefault(port, []).append((host, what))
+
+
 def _address(address: str) -> str:
     split_address(address)
     return address
@@ -56,6 +82,13 @@ def _server(address: str) -> str:
     if split_address(address)[1] == 0:
         raise ValueError("should be host:port with a port of 1 to 65535")
     return address
+
+
+def _network(network: str) -> str:
+    try:
+        return str(ipaddress.ip_network(network))
+    except ValueError as error:
+        raise ValueError(f"should be a network, as in 10.0.0.0/24: {error}") from None
 
 
 def _no_repetition(values: list[str]) -> list[str]:
@@ -92,6 +125,7 @@ def _cluster_name(name: str) -> str:
 
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "host:port"})]
+Network = Annotated[str, AfterValidator(_network), Field(json_schema_extra={"format": "CIDR"})]
 Server = Annotated[str, AfterValidator(_server), Field(json_schema_extra={"format": "host:port"})]
 Url = Annotated[str, AfterValidator(_http_url), Field(json_schema_extra={"format": "URL"})]
 File = Annotated[Path, Field(strict=False), AfterValidator(_beside_the_file)]
@@ -119,14 +153,46 @@ class _Section(BaseModel):
 class Node(_Section):
     id: str = Field(
         default_factory=socket.gethostname,
-        max_length=64,
+        max_length=_NODE_ID_CHARACTERS_MAX,
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="Name of this replica, unique in the cluster.",
+        description="Name of this replica, unique in the cluster; of several workers it is the first part: `ID-SLOT`.",
         json_schema_extra={"default": "<host name>"},
     )
     drain_seconds: int = Field(
         default=30, ge=0, le=3600, description="Time to let devices go and empty the queue at shutdown."
     )
+    agent_bind: Address | None = Field(
+        default=None,
+        description="Where HAProxy asks whether this replica takes new devices (`agent-check`), as in 127.0.0.1:8090; "
+        "unset: nowhere.",
+    )
+    rebalance: bool = Field(
+        default=True,
+        description="Send devices home when this replica has far more than the others after one of them was away; "
+        "`false` where no load balancer places them.",
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Replicas on this host, each a process in a slot 0, 1, … of its own. Above 1 gunicorn starts them "
+        "and replaces those that die or hang; `mqk serve --workers N` says the same.",
+    )
+    slot_port_step: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="With several workers every port that is configured (listeners, admin, agent) is that of slot 0; "
+        "slot k has the one that is k times this higher.",
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _has_names(cls, workers: int, info: ValidationInfo) -> int:
+        longest = f"{info.data.get('id', '')}-{workers - 1}"
+        if workers > 1 and len(longest) > _NODE_ID_CHARACTERS_MAX:
+            raise ValueError(f"the node id {longest} would be longer than {_NODE_ID_CHARACTERS_MAX} characters")
+        return workers
 
 
 _TLS: Final = ("SSL", "SASL_SSL")
@@ -319,6 +385,15 @@ class Listener(_Section):
         default="0.0.0.0:1883", description="Where devices connect; an IPv6 address stands in brackets."
     )
     transport: Literal["tcp"] = Field(default="tcp", description="What carries MQTT.")
+    proxy_protocol_from: list[Network] = Field(
+        default=[],
+        description="Networks of load balancers, as in 10.0.0.0/24. From there each connection has to begin with a "
+        "PROXY header, version 1 or 2, and what it says of the device is believed; from elsewhere none may.",
+    )
+
+    def proxies(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """`proxy_protocol_from`, parsed."""
+        return [ipaddress.ip_network(network) for network in self.proxy_protocol_from]
 
 
 class Mqtt(_Section):
@@ -485,6 +560,43 @@ class Status(_Section):
         return topic
 
 
+class Commands(_Section):
+    group: str = Field(
+        default="mqtt-kafka-proxy",
+        min_length=1,
+        max_length=249,
+        description="Consumer group that divides the commands among the replicas; the plugin's was `emqx_cluster`.",
+    )
+    start: Literal["latest", "earliest"] = Field(
+        default="latest", description="Where a group begins that has never committed."
+    )
+    max_age_seconds: int = Field(
+        default=0,
+        ge=0,
+        description="A kick_out or acl_clean that is older has the outcome `expired` and is not executed; 0: no limit.",
+    )
+    ack_timeout_seconds: int = Field(
+        default=30,
+        ge=1,
+        le=200,
+        description="What a device has, from the command to its acknowledgement; then the outcome is `timed_out`.",
+    )
+    owner: str = Field(
+        default="",
+        description="Topic filter that says whose a topic of msg_down is when no header does: with the levels "
+        "`{product_key}` and `{device_name}`, or `{username}`, as in `tlink/{product_key}/{device_name}/#`. Empty: "
+        "whoever subscribed to it.",
+    )
+
+    @field_validator("owner")
+    @classmethod
+    def _names_a_user(cls, owner: str) -> str:
+        names = set(parse_filter(owner).names) if owner else {"username"}
+        if names not in ({"product_key", "device_name"}, {"username"}):
+            raise ValueError("should have the levels {product_key} and {device_name}, or {username}, and no others")
+        return owner
+
+
 class Sessions(_Section):
     expiry_max_seconds: int = Field(
         default=604_800,
@@ -495,8 +607,42 @@ class Sessions(_Section):
     )
 
 
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text, re.ASCII):
+        raise ValueError("should be 64 hexadecimal digits; `mqk token` prints them")
+    return text.lower()
+
+
+class AdminToken(_Section):
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="Who has it; what the log says of who changed something.",
+    )
+    role: Literal["read", "write"] = Field(default="read", description="`write` may read too.")
+    token_sha256: Annotated[str, AfterValidator(_sha256)] = Field(
+        description="SHA-256 of the token in hexadecimal digits; `mqk token` makes both."
+    )
+
+
 class Admin(_Section):
-    bind: Address = Field(default="127.0.0.1:8080", description="Health and metrics over HTTP.")
+    bind: Address = Field(
+        default="127.0.0.1:8080",
+        description="Health, metrics and the admin API over HTTP. Beyond loopback only with tokens.",
+    )
+    tokens: list[AdminToken] = Field(
+        default=[],
+        max_length=ADMIN_TOKENS_MAX,
+        description="Bearer tokens of the admin API; without any it is open to this machine.",
+    )
+
+    @field_validator("tokens")
+    @classmethod
+    def _one_token_per_name(cls, tokens: list[AdminToken]) -> list[AdminToken]:
+        _no_repetition([token.name for token in tokens])
+        _no_repetition([token.token_sha256 for token in tokens])
+        return tokens
 
 
 class Log(_Section):
@@ -506,6 +652,19 @@ class Log(_Section):
     format: Literal["auto", "console", "json"] = Field(
         default="auto", description="`auto`: console on a terminal, else one JSON object a line."
     )
+
+
+_Moved = TypeVar("_Moved", bound=_Section)
+
+
+def _binds(part: _Section) -> dict[str, str]:
+    """What a section listens on, by its key, which ends in "bind"."""
+    return {key: str(bind) for key, bind in part if key.endswith("bind") and bind is not None}
+
+
+def _addresses(node: Node, listeners: list[Listener], admin: Admin) -> dict[str, str]:
+    parts = {"node": node, **{f"listeners[{number}]": each for number, each in enumerate(listeners)}, "admin": admin}
+    return {f"{name}.{key}": bind for name, part in parts.items() for key, bind in _binds(part).items()}
 
 
 class Settings(_Section):
@@ -520,6 +679,7 @@ class Settings(_Section):
     acl: Acl = Acl()
     routing: Routing = Routing()
     status: Status = Status()
+    commands: Commands = Commands()
     sessions: Sessions = Sessions()
     admin: Admin = Admin()
     log: Log = Log()
@@ -547,11 +707,48 @@ class Settings(_Section):
         taken = [listener.bind for listener in info.data.get("listeners", [])]
         if admin.bind in taken and split_address(admin.bind)[1]:
             raise ValueError(f"admin.bind {admin.bind} is a listener's already")
+        if not admin.tokens and not is_loopback(split_address(admin.bind)[0]):
+            raise ValueError(
+                f"admin.bind {admin.bind} is not a loopback address, and without [[admin.tokens]] everybody could "
+                "give orders there; `mqk token` makes one"
+            )
         return admin
+
+    @field_validator("admin")
+    @classmethod
+    def _slots_have_ports(cls, admin: Admin, info: ValidationInfo) -> Admin:
+        node: Node | None = info.data.get("node")
+        if node is not None and node.workers > 1:
+            addresses = _addresses(node, info.data.get("listeners", []), admin)
+            check_slots(addresses, node.workers, node.slot_port_step)
+        return admin
+
+    def addresses(self) -> dict[str, str]:
+        """What a replica listens on, by the name of the setting."""
+        return _addresses(self.node, self.listeners, self.admin)
+
+    def in_slot(self, slot: int) -> Self:
+        """What the replica in that slot of several is started with: a node id and ports of its own."""
+
+        def moved(part: _Moved, **more: str) -> _Moved:
+            by = slot * self.node.slot_port_step
+            return part.model_copy(update={key: shift_address(bind, by) for key, bind in _binds(part).items()} | more)
+
+        update = {
+            "node": moved(self.node, id=f"{self.node.id}-{slot}"),
+            "listeners": [moved(listener) for listener in self.listeners],
+            "admin": moved(self.admin),
+        }
+        return self.model_copy(update=update)
 
     def status_topic(self) -> str:
         """`status.topic` with the prefix put in."""
         return self.status.topic.replace("${prefix}", self.kafka.topic_prefix)
+
+    def command_topics(self) -> list[str]:
+        """Where commands come from, and where their results go."""
+        names = ("msg_down", "kick_out", "acl_clean", "command_results")
+        return [f"{self.kafka.topic_prefix}{name}" for name in names]
 
     def dead_letter_topic(self) -> str | None:
         """Where records go that can never be stored; None: nowhere."""

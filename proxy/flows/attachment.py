@@ -219,9 +219,11 @@ class Attachment:
             self._client.take(publish)
 
 
-def local_session(client_id: str, connect: Connect, address: str, expiry_seconds_max: int) -> LocalSession:
+def local_session(
+    client_id: str, connect: Connect, address: str, peer_cert_cn: str | None, expiry_seconds_max: int
+) -> LocalSession:
     """What the session log is told of a connection."""
-    about = About(connect.username, address, connect.keep_alive, connect.protocol_version, None, wall_ms())
+    about = About(connect.username, address, connect.keep_alive, connect.protocol_version, peer_cert_cn, wall_ms())
     return LocalSession(
         client_id,
         secrets.randbits(63),

@@ -61,7 +61,8 @@ class Membership:
         #: Set while the tables are true and CONNECTs can be taken.
         self.joined = asyncio.Event()
         self.incarnation = -1
-        self.state = "joining"
+        #: Says whether this replica lets its devices go.
+        self.leaving: Callable[[], bool] = lambda: False
         #: How often this process has begun anew, and how many entries it has swept.
         self.restarts = 0
         self.swept = 0
@@ -139,7 +140,6 @@ class Membership:
                     "incarnation": self.incarnation,
                 },
             )
-            self.state = "serving"
             self.joined.set()
             await _all_of(
                 nodes.follow(),
@@ -209,7 +209,7 @@ class Membership:
                         False,
                         self._nonce,
                         self.incarnation,
-                        self.state,
+                        "draining" if self.leaving() else "serving",
                         self.settings.admin_address,
                         self._connections(),
                     )
@@ -270,14 +270,15 @@ class Membership:
         for start in range(0, len(client_ids), limits.SWEEP_ENTRIES_PER_TURN):
             while self._gateway.congested:  # noqa: ASYNC110 - a sweep has time
                 await asyncio.sleep(limits.SWEEP_SECONDS)
-            self.swept += table.sweep(client_ids[start : start + limits.SWEEP_ENTRIES_PER_TURN], self._is_dead, now_ms)
+            self.swept += table.sweep(client_ids[start : start + limits.SWEEP_ENTRIES_PER_TURN], self.is_dead, now_ms)
             await asyncio.sleep(0)
 
     def _forget_tombstones(self) -> None:
         for table in self._sessions.tables:
             table.forget(wall_ms() - COMPACTION_LAG_MS_MIN)
 
-    def _is_dead(self, node: str, incarnation: int) -> bool:
+    def is_dead(self, node: str, incarnation: int) -> bool:
+        """Rule 7, as far as this replica can judge now."""
         return self.registry.is_dead(node, incarnation, self._judging_at())
 
     def _judging_at(self) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from proxy import limits
 from proxy.cluster.table import LocalSession, SessionTable
+from proxy.cluster.users import ConnectedUsers
 from proxy.errors import GatewayError
 from proxy.kafka.batches import md5_partition
 from proxy.kafka.gateway import KafkaGateway
@@ -48,6 +49,7 @@ class Sessions:
     def __init__(self, gateway: KafkaGateway, topic: str, listener: ViewListener, now: Callable[[], float]) -> None:
         self.topic = topic
         self.tables: list[SessionTable] = []
+        self.users = ConnectedUsers()
         #: Records of the log that could not be read, because they are not ours or of a later version.
         self.unreadable = 0
         self.records_read = 0
@@ -70,6 +72,7 @@ class Sessions:
             SessionTable(node, incarnation, _PartitionPort(self, number, self._listener))
             for number in range(partitions)
         ]
+        self.users.clear()
         self._claims.clear()
         self._lost.clear()
 
@@ -87,6 +90,10 @@ class Sessions:
     def view(self, client_id: str) -> SessionRecord | None:
         """What the log says of a client."""
         return self._table(client_id).view(client_id)
+
+    def owner(self, client_id: str) -> tuple[str, int, int] | None:
+        """The connection of a client that is live, by node, incarnation and epoch."""
+        return self._table(client_id).owner(client_id) if self.tables else None
 
     def assert_state(self, session: LocalSession) -> int:
         """Writes a session state that has changed; see `SessionTable.assert_state`."""
@@ -200,4 +207,5 @@ class _PartitionPort:
         session.handle.on_durable(token)
 
     def view_changed(self, before: SessionRecord | None, record: SessionRecord) -> None:
+        self._sessions.users.view_changed(before, record)
         self._listener.view_changed(self._partition, before, record)

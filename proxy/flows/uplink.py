@@ -52,7 +52,11 @@ _REFUSALS: Final = {
 UNMATCHED: Final = Objection("unmatched", Refusal.UNKNOWN_TOPIC, "no rule takes the topic")
 
 #: How connections end every day; other ends are worth a line in the log.
-_UNREMARKABLE: Final = frozenset({EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.SERVER_SHUTTING_DOWN})
+_UNREMARKABLE: Final = frozenset(
+    {EndReason.NORMAL, EndReason.TCP_CLOSED, EndReason.SERVER_SHUTTING_DOWN, EndReason.USE_ANOTHER_SERVER}
+)
+#: The device is told to come back at once: its will is not for that.
+_COMES_BACK: Final = frozenset({EndReason.SERVER_SHUTTING_DOWN, EndReason.USE_ANOTHER_SERVER})
 
 
 @dataclass(slots=True, frozen=True)
@@ -102,10 +106,12 @@ class Uplink:
         #: Those whose CONNECT has not been answered yet.
         self.connecting: set[Client] = set()
         self.subscribers: Subscribers[Client] = Subscribers()
-        #: Set while the replica lets its devices go: nobody new comes in.
+        #: Set while the replica lets its devices go, to stop or for a while: nobody new comes in.
         self.draining = False
         #: Says whether this replica knows all sessions.
         self.joined: Callable[[], bool] = lambda: True
+        #: Says whether a client is banned, by its client identifier, user name and address.
+        self.banned: Callable[[str, str | None, str], bool] = lambda *_: False
         self.connect_rate = Rate(settings.connects_per_second_max)
         #: Messages of several targets that no device waits for.
         self.joint = Joint(self)
@@ -118,7 +124,7 @@ class Uplink:
     def refusal(self, now: float) -> tuple[ReasonCode, str] | None:
         """Why nobody may come in at the moment, whoever it is."""
         if self.draining:
-            return ReasonCode.SERVER_UNAVAILABLE, "shutting down"
+            return ReasonCode.SERVER_UNAVAILABLE, "this replica lets its devices go"
         if not self.gateway.ready:
             return ReasonCode.SERVER_UNAVAILABLE, "kafka does not answer"
         if not self.joined():
@@ -195,10 +201,13 @@ class Client:
         if refusal is not None:
             self._refuse(*refusal)
             return
+        if uplink.banned(connect.client_id, connect.username, self.address):
+            self._refuse(ReasonCode.BANNED, "banned")
+            return
         self._assigned = None if connect.client_id else f"mqk-{secrets.token_hex(10)}"
         self.client_id, self.username = self._assigned or connect.client_id, connect.username
         uplink.connecting.add(self)
-        login = Login(connect.client_id, connect.username, connect.password, self.address, None)
+        login = Login(connect.client_id, connect.username, connect.password, self.address, self.connection.peer_cert_cn)
         allowed = uplink.chain.cached(login)
         if allowed is None:
             uplink.log_in(asyncio.create_task(self._authenticate(connect, login)))
@@ -224,13 +233,20 @@ class Client:
         uplink = self._uplink
         if uplink.draining:
             # Shutdown began while the password was checked, and has its list of those whom it lets go.
-            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "shutting down")
+            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "this replica lets its devices go")
             return
         if not self._owns(connect):
             self._refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "the client identifier belongs to another user")
             return
         self._connect = connect
-        local = local_session(self.client_id, connect, self.address, uplink.settings.session_expiry_seconds_max)
+        connection = self.connection
+        local = local_session(
+            self.client_id,
+            connect,
+            connection.address,
+            connection.peer_cert_cn,
+            uplink.settings.session_expiry_seconds_max,
+        )
         self.attachment = Attachment(self, uplink.sessions, local)
         self.attachment.claim()
 
@@ -252,7 +268,11 @@ class Client:
         if protocol.state != CONNECTING or attachment is None:
             return
         if uplink.draining:
-            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "shutting down")
+            self._refuse(ReasonCode.SERVER_UNAVAILABLE, "this replica lets its devices go")
+            return
+        if uplink.banned(self.client_id, self.username, self.address):
+            # Since its CONNECT: who is connected is let go by the ban itself.
+            self._refuse(ReasonCode.BANNED, "banned")
             return
         self._accepted = True
         uplink.connecting.discard(self)
@@ -460,7 +480,7 @@ class Client:
         return decision
 
     def _scope(self, topic_name: str) -> Scope:
-        return Scope(topic_name, self.client_id, self.username, self.address)
+        return Scope(topic_name, self.client_id, self.username, self.address, self.connection.peer_cert_cn)
 
     @property
     def _who(self) -> Who:
@@ -572,7 +592,7 @@ class Client:
             self._turned_away(reason)
             return
         expiry = protocol.session_expiry_seconds
-        with_will = protocol.with_will and reason != EndReason.SERVER_SHUTTING_DOWN
+        with_will = protocol.with_will and reason not in _COMES_BACK
         if reason != EndReason.NORMAL and not (self.attachment.local.expiry_seconds and self._exactly_once):
             # The device will send again what it was not told. After its own DISCONNECT it may not, and of what its
             # session remembers the outcome must become known: so that is kept.

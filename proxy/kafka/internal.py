@@ -8,6 +8,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from proxy import limits
 from proxy.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,21 @@ def sessions_topic(prefix: str, partitions: int) -> Topic:
 def nodes_topic(prefix: str) -> Topic:
     """The registry of replicas: their order is one, so it has one partition."""
     return Topic(f"{prefix}nodes", 1, {"cleanup.policy": "compact"})
+
+
+def inbox_topic(prefix: str) -> Topic:
+    """What replicas ask of each other: letters that nobody reads twice."""
+    return Topic(
+        f"{prefix}inbox",
+        limits.INBOX_PARTITIONS,
+        {"cleanup.policy": "delete"},
+        {"retention.ms": limits.INBOX_RETENTION_MS},
+    )
+
+
+def bans_topic(prefix: str) -> Topic:
+    """The list of bans; one partition, as the changes of a list have one order."""
+    return Topic(f"{prefix}bans", 1, {"cleanup.policy": "compact"}, {"delete.retention.ms": DELETE_RETENTION_MS_MIN})
 
 
 async def check_internal(admin: AIOKafkaAdminClient, topics: list[Topic]) -> None:

@@ -14,6 +14,7 @@ from aiokafka import errors as kafka_errors
 
 from proxy import limits
 from proxy.clock import monotonic
+from proxy.kafka.metadata import pace
 
 log = logging.getLogger(__name__)
 
@@ -27,42 +28,6 @@ class Producer:
         self.client = client
         self.users = 0
         self.retired = False
-
-
-class MetadataPace:
-    """Stands before an aiokafka client's `force_metadata_update`.
-
-    While a batch that it holds has no leader, aiokafka's sender asks for metadata again as soon as it was answered; a
-    cluster that refuses connections answers at once, and that takes a whole core.
-    """
-
-    __slots__ = ("_ask", "_due", "_pending")
-
-    def __init__(self, ask: Callable[[], "asyncio.Future[bool]"]) -> None:
-        self._ask = ask
-        self._due = float("-inf")
-        self._pending: asyncio.Future[bool] | None = None
-
-    def force_metadata_update(self) -> "asyncio.Future[bool]":
-        """As aiokafka's; who asks while an answer is due waits for the same one."""
-        if self._pending is None or self._pending.done():
-            loop = asyncio.get_running_loop()
-            self._pending = loop.create_future()
-            now = loop.time()
-            if now < self._due:
-                loop.call_later(self._due - now, self._ask_now, self._pending)
-            else:
-                self._ask_now(self._pending)
-        return asyncio.shield(self._pending)
-
-    def _ask_now(self, pending: "asyncio.Future[bool]") -> None:
-        self._due = asyncio.get_running_loop().time() + limits.METADATA_GAP_SECONDS
-
-        def answered(answer: "asyncio.Future[bool]") -> None:
-            if not pending.done():
-                pending.set_result(not answer.cancelled() and answer.result())
-
-        self._ask().add_done_callback(answered)
 
 
 class ProducerSlot:
@@ -128,7 +93,7 @@ class ProducerSlot:
             inner = client.client
             inner.bootstrap = partial(_bootstrap, inner, inner.bootstrap)
             await client.start()
-            inner.force_metadata_update = MetadataPace(inner.force_metadata_update).force_metadata_update
+            pace(inner)
             started = True
         except kafka_errors.KafkaError as error:
             log.warning("producer did not start", extra={"error": repr(error)})

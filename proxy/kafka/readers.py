@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from proxy import limits
 from proxy.clock import monotonic, wall_ms
+from proxy.kafka.metadata import pace
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ async def tail(options: dict[str, Any], topics: Sequence[str]) -> AsyncIterator[
     """Every record of these topics from their beginning, then each as it arrives; all partitions, no group."""
     consumer = AIOKafkaConsumer(*topics, **options, auto_offset_reset="earliest", enable_auto_commit=False)
     try:
-        await consumer.start()
+        await start_consumer(consumer)
         async for record in consumer:
             yield record
     finally:
@@ -64,7 +65,7 @@ class LogReader:
 
     async def start(self) -> None:
         """Raises aiokafka's errors when the cluster does not answer."""
-        await self._consumer.start()
+        await start_consumer(self._consumer)
         self._partitions = sorted(self._consumer.assignment())
 
     async def replay(self) -> None:
@@ -104,7 +105,7 @@ class LogReader:
         return True
 
     async def stop(self) -> None:
-        await _stop(self._consumer.stop, self.topic)
+        await stop_client(self._consumer.stop, self.topic)
 
     async def _has_reached(self, ends: dict[TopicPartition, int]) -> bool:
         return all([await self._consumer.position(partition) >= end for partition, end in ends.items()])
@@ -159,7 +160,7 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
     async def start(self) -> None:
         """Raises aiokafka's errors when the cluster does not answer."""
         await self._admin.start()
-        await self._consumer.start()
+        await start_consumer(self._consumer)
         self._consumer.subscribe([self._topic], listener=self)
 
     async def marks(self, partitions: int) -> dict[int, tuple[int, str]]:
@@ -194,7 +195,7 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("group of sweepers does not answer", extra={"error": repr(error)})
 
     async def stop(self) -> None:
-        await asyncio.gather(_stop(self._consumer.stop, self._topic), _stop(self._admin.close, self._topic))
+        await asyncio.gather(stop_client(self._consumer.stop, self._topic), stop_client(self._admin.close, self._topic))
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """As aiokafka calls it."""
@@ -206,7 +207,12 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
         self.mine = frozenset(partition.partition for partition in assigned)
 
 
-async def _stop(stop: Callable[[], Awaitable[None]], topic: str) -> None:
+async def start_consumer(consumer: AIOKafkaConsumer) -> None:
+    await consumer.start()
+    pace(consumer._client)
+
+
+async def stop_client(stop: Callable[[], Awaitable[None]], topic: str) -> None:
     """aiokafka may wait for brokers that do not answer."""
     try:
         async with asyncio.timeout(limits.PRODUCER_STOP_SECONDS_MAX):

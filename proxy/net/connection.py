@@ -1,12 +1,12 @@
 """One socket: feeds the session, writes what it says, hands its events to the handler, and knows when not to read."""
 
 import asyncio
-import ipaddress
 import logging
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from proxy import limits
 from proxy.mqtt.packets import Connect, Publish, Subscribe, Unsubscribe
+from proxy.net.proxy_header import ProxyHeader, plain_address
 from proxy.session.events import Acknowledged, Completed, EndReason, Event, Heard
 from proxy.session.protocol import ServerProtocol
 
@@ -42,7 +42,7 @@ class MqttConnection(asyncio.Protocol):
 
     __slots__ = (
         "_ended", "_failed", "_flush_wanted", "_handler", "_listener", "_reading", "_transport", "_write_paused",
-        "close_by", "protocol",
+        "close_by", "forwarded", "protocol",
     )  # fmt: skip
 
     def __init__(self, listener: "Listener") -> None:
@@ -55,17 +55,23 @@ class MqttConnection(asyncio.Protocol):
         self._failed = False
         #: When a connection that is over is cut, should the peer not have read its last bytes or go on sending.
         self.close_by = float("inf")
+        #: What the load balancer said of the device, when it came through one.
+        self.forwarded: ProxyHeader | None = None
         self.protocol = ServerProtocol(listener.session_limits, listener.now())
         self._handler: ConnectionHandler = listener.new_handler(self)
 
     @property
     def address(self) -> str:
-        """The device's IP address; IPv4-mapped IPv6 is shown as IPv4."""
+        """The device's IP address, as far as it is known; IPv4-mapped IPv6 is shown as IPv4."""
+        if self.forwarded is not None and self.forwarded.address is not None:
+            return self.forwarded.address
         peer = self._transport.get_extra_info("peername") if self._transport is not None else None
-        if not peer:
-            return ""
-        address = ipaddress.ip_address(peer[0].partition("%")[0])
-        return str(getattr(address, "ipv4_mapped", None) or address)
+        return plain_address(peer[0]) if peer else ""
+
+    @property
+    def peer_cert_cn(self) -> str | None:
+        """The common name of the device's certificate, which whoever ended TLS has verified."""
+        return self.forwarded.peer_cert_cn if self.forwarded is not None else None
 
     # ---- called by the event loop ----
 
@@ -124,6 +130,10 @@ class MqttConnection(asyncio.Protocol):
     def unread_bytes(self) -> int:
         """What was written and lies here, because the device does not read it."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def count_refused_header(self) -> None:
+        """What came before its first byte was no PROXY header, or a forged one."""
+        self._listener.headers_refused += 1
 
     # ---- called by the listener and the handler ----
 

@@ -7,12 +7,13 @@ send to it.
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Protocol
 
 from proxy import limits
 from proxy.net.connection import ConnectionHandler, MqttConnection
+from proxy.net.doorstep import Doorstep, Network
 from proxy.session.events import SessionLimits
 
 
@@ -40,6 +41,8 @@ class Listener:
         self.refused = 0
         #: Connections that were dropped because handling them raised what nobody expected.
         self.bugs = 0
+        #: Connections that began with a PROXY header and may not, or should have and did not.
+        self.headers_refused = 0
         #: How late the last tick was, in seconds.
         self.lag_seconds = 0.0
         self._connections_max = connections_max
@@ -51,10 +54,16 @@ class Listener:
         self._held: dict[MqttConnection, Congestion] = {}
         self._ticker: asyncio.Task[None] | None = None
 
-    async def listen(self, host: str, port: int) -> int:
-        """Opens one more socket; returns its port. Raises OSError: the address cannot be had."""
+    async def listen(self, host: str, port: int, proxies: Sequence[Network] = ()) -> int:
+        """Opens one more socket; returns its port. From `proxies` each connection begins with a PROXY header. Raises
+        OSError: the address cannot be had.
+        """
         server = await self._loop.create_server(
-            lambda: MqttConnection(self), host, port, backlog=limits.LISTEN_BACKLOG, reuse_address=True
+            lambda: Doorstep(MqttConnection(self), proxies),
+            host,
+            port,
+            backlog=limits.LISTEN_BACKLOG,
+            reuse_address=True,
         )
         for sock in server.sockets:
             # Accepted sockets inherit it. A 3.x device may have no keep alive, and then nothing else notices its death.

@@ -48,6 +48,7 @@ class EndReason(StrEnum):
     QUOTA_EXCEEDED = "quota_exceeded"
     KAFKA_UNAVAILABLE = "kafka_unavailable"
     SERVER_SHUTTING_DOWN = "server_shutting_down"
+    USE_ANOTHER_SERVER = "use_another_server"
 
 
 _END_REASONS = {
@@ -56,6 +57,7 @@ _END_REASONS = {
     ReasonCode.NOT_AUTHORIZED: EndReason.NOT_AUTHORIZED,
     ReasonCode.SERVER_BUSY: EndReason.KAFKA_UNAVAILABLE,
     ReasonCode.SERVER_SHUTTING_DOWN: EndReason.SERVER_SHUTTING_DOWN,
+    ReasonCode.USE_ANOTHER_SERVER: EndReason.USE_ANOTHER_SERVER,
     ReasonCode.KEEP_ALIVE_TIMEOUT: EndReason.KEEPALIVE_TIMEOUT,
     ReasonCode.SESSION_TAKEN_OVER: EndReason.TAKEN_OVER,
     ReasonCode.ADMINISTRATIVE_ACTION: EndReason.KICKED,

@@ -5,8 +5,8 @@ and raise false alarms about each other; a second process may run under a node i
 may stay unknown; the log is compacted at random. One device opens connections one after the other (an older one may
 live on, half open, at a replica) and remembers what it was told: Session Present, SUBACKs, PUBRECs.
 
-Assumed: what a replica mends and announces takes it less than `min.compaction.lag.ms`. A `Break` turns off one rule;
-the model has to notice each.
+Assumed: what is to be mended and announced is so within `min.compaction.lag.ms`, which takes a replica that is awake. A
+`Break` turns off one rule; the model has to notice each.
 """
 
 import bisect
@@ -366,8 +366,8 @@ class World:
 
     def compact(self, whole: bool = False) -> None:
         """Of what is behind some offset only the last record of the key remains; a tombstone goes in the end."""
-        awake = [replica.position for replica in self.replicas if replica.up and not replica.paused]
-        top = self.end if whole or self.random.random() < 0.2 else min(awake, default=self.end)
+        read = [replica.position for replica in self._awake()]
+        top = self.end if whole or self.random.random() < 0.2 else min(read, default=self.end)
         cut = top if whole or self.random.random() < 0.5 else self.random.randint(0, top)
         last = max((record.offset for record in self.log if record.offset < cut), default=0)
         log = [record for record in self.log if record.offset >= cut or record.offset == last]
@@ -375,13 +375,7 @@ class World:
             return
         for replica in self.replicas:
             replica.behind = replica.behind or replica.position < cut
-        if (
-            log
-            and log[0].offset < cut
-            and log[0].rel
-            and log[0].state is None
-            and self._tombstone_may_go(log[0], whole)
-        ):
+        if log and log[0].offset < cut and log[0].rel and log[0].state is None and self._tombstone_may_go(log, whole):
             log.pop(0)
         self.log = log
 
@@ -392,15 +386,22 @@ class World:
             return False
         return not self.rules.announces_by_role or cut <= self.mark[0] + 1
 
-    def _tombstone_may_go(self, tombstone: SessionRecord, whole: bool) -> bool:
+    def _tombstone_may_go(self, log: list[SessionRecord], whole: bool) -> bool:
+        """`delete.retention.ms` leaves a day to mend what was written behind it."""
         if self.rules.announces_by_role and self.mark[0] < self.event_offset:
+            return False
+        left, truth = self.view_of(log[1:]), self.oracle.view(CLIENT)
+        if self.rules.compaction_waits_for_heals and left is not None and truth is not None and left.rank != truth.rank:
             return False
         return whole or all(
             not replica.up
-            or (replica.position > tombstone.offset and not replica.outbox)
+            or (replica.position > log[0].offset and not replica.outbox)
             or (replica.paused and replica.behind)
             for replica in self.replicas
         )
+
+    def _awake(self) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.up and not replica.paused]
 
     def view_of(self, log: Iterable[SessionRecord]) -> SessionRecord | None:
         """What a replica finds that starts now."""
@@ -497,12 +498,13 @@ class World:
 
     def day(self) -> None:
         """More than `delete.retention.ms` goes by: all is written, read and compacted; who is paused stays so."""
-        if any(replica.up and not replica.paused for replica in self.replicas):
+        if self._awake():
             self.quiet()
+        # Those who were awake may have stopped for those who follow them, who may be paused: then nobody mends.
+        if self._awake():
             self.compact(whole=True)
-            for replica in self.replicas:
-                if replica.up and not replica.paused:
-                    replica.table.forget(self.now_ms + 1)
+        for replica in self._awake():
+            replica.table.forget(self.now_ms + 1)
 
     # ---- rest ----
 

@@ -300,6 +300,21 @@ def test_a_sweeper_writes_the_view_again_when_compaction_would_keep_a_stale_reco
     assert a.outbox == []
 
 
+def test_a_tombstone_is_written_again_by_everybody_who_remembers_it(log: Log) -> None:
+    """A replica that stood still for a day writes of a connection that the sweeper has forgotten since."""
+    a, b = log.replica("a"), log.replica("b")
+    session = a.connect(7, expiry_seconds=0)
+    log.settle()
+    late = replace(b.view, kind=ASSERT)
+    a.end(session)
+    log.settle()
+    b.table.sweeping = True
+    b.table.forget(log.now_ms + 1)
+    log.append(late)
+    log.settle()
+    assert (a.view.rel, b.view.rel) == (RELEASED, RELEASED)
+
+
 # ---- rules 2 to 5 ----
 
 

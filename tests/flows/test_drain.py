@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from proxy import limits
-from proxy.flows.drain import drain
+from proxy.flows.drain import DRAINED, DRAINING, SERVING, Drainer, drain
 from proxy.mqtt.encode import PINGRESP, encode_packet
 from proxy.mqtt.packets import MQTT_3_1_1, MQTT_5_0, Pingreq, ReasonCode
 from tests.flows.harness import UP, Device, Replica, connected, disconnect, puback, refused
@@ -23,6 +23,10 @@ def virtual_time(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begin(replica: Replica, seconds: float = 1000.0) -> "asyncio.Task[None]":
     return asyncio.create_task(drain(replica.listener, replica.uplink, seconds))
+
+
+def drainer(replica: Replica, *, asked: bool = False, seconds: float = 30.0) -> Drainer:
+    return Drainer(replica.listener, replica.uplink, lambda: asked, seconds)
 
 
 @BOTH
@@ -130,7 +134,7 @@ async def test_no_time_at_all(replica: Replica) -> None:
 async def test_nobody_new_comes_in(replica: Replica, version: int) -> None:
     port = await replica.listener.listen("127.0.0.1", 0)
     waiting = Device(replica, version)
-    await begin(replica)
+    await drainer(replica).leave(1000.0)
     assert waiting.connect() == refused(ReasonCode.SERVER_UNAVAILABLE, 3, version)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
@@ -175,3 +179,101 @@ async def test_who_leaves_by_itself_is_not_waited_for(replica: Replica) -> None:
     assert replica.clock.now < 1100.0
     replica.gateway.release()
     assert replica.gateway.stored(UP) == []
+
+
+# ---- the whole of it ----
+
+
+async def test_a_replica_that_nobody_asks_does_not_wait(replica: Replica) -> None:
+    device = connected(replica, "c1", MQTT_5_0)
+    began = replica.clock.now
+    await drainer(replica).leave(30.0)
+    assert device.take() == disconnect(SHUTTING_DOWN, MQTT_5_0)
+    assert replica.clock.now - began <= 2 * limits.GOODBYE_TICK_SECONDS
+
+
+@pytest.mark.parametrize(("seconds", "notice"), [(30.0, limits.AGENT_NOTICE_SECONDS), (2.0, 0.5)])
+async def test_the_balancer_hears_it_before_the_first_device(replica: Replica, seconds: float, notice: float) -> None:
+    """It may still send devices here, and they are let go with the others."""
+    port = await replica.listener.listen("127.0.0.1", 0)
+    draining = drainer(replica, asked=True)
+    began, late = replica.clock.now, Device(replica, MQTT_5_0)
+    leaving = asyncio.create_task(draining.leave(seconds))
+    await asyncio.sleep(0)
+    assert draining.state == DRAINING
+    assert not replica.uplink.draining
+    late.connect("late")
+    socket.create_connection(("127.0.0.1", port)).close()
+    await until(lambda: late.gone, "the late one is let go too")
+    assert replica.clock.now - began == pytest.approx(notice, abs=2 * limits.GOODBYE_TICK_SECONDS)
+    await leaving
+    assert draining.state == DRAINED
+
+
+@BOTH
+async def test_a_drain_without_an_end_keeps_the_door_open_and_refuses(replica: Replica, version: int) -> None:
+    port = await replica.listener.listen("127.0.0.1", 0)
+    draining = drainer(replica)
+    device = connected(replica, "c1", version)
+    draining.start()
+    draining.start()
+    assert draining.state == DRAINING
+    await until(lambda: draining.state == DRAINED, "everybody has gone")
+    assert device.take() == disconnect(SHUTTING_DOWN, version)
+    socket.create_connection(("127.0.0.1", port)).close()
+    assert Device(replica, version).connect() == refused(ReasonCode.SERVER_UNAVAILABLE, 3, version)
+    draining.cancel()
+    assert draining.state == SERVING
+    connected(replica, "c1", version)
+    replica.listener.stop()
+
+
+async def test_cancelled_in_the_middle(replica: Replica) -> None:
+    """Nothing was taken any more from those that had been told to wait for their acknowledgements, so they go; the
+    others stay as they are.
+    """
+    first = connected(replica, "c1", MQTT_5_0)
+    await until(replica.told, "the status record")
+    replica.gateway.hold()
+    first.publish(packet_id=1)
+    draining = drainer(replica)
+    draining.start()
+    for _ in range(5):
+        await turn()
+    assert not first.gone
+    draining.cancel()
+    await until(lambda: first.gone, "it has gone")
+    assert first.take() == disconnect(SHUTTING_DOWN, MQTT_5_0)
+    replica.gateway.release()
+    connected(replica, "c2")
+
+
+async def test_cancelled_before_anybody_was_told(replica: Replica) -> None:
+    device = connected(replica)
+    draining = drainer(replica, asked=True)
+    draining.start()
+    draining.cancel()
+    draining.cancel()
+    for _ in range(5):
+        await turn()
+    assert draining.state == SERVING
+    assert not device.gone
+
+
+async def test_shutdown_goes_on_where_a_drain_is(replica: Replica) -> None:
+    device = connected(replica, "c1", MQTT_5_0)
+    await until(replica.told, "the status record")
+    replica.gateway.hold()
+    device.publish(packet_id=1)
+    draining = drainer(replica, seconds=1000.0)
+    draining.start()
+    for _ in range(3):
+        await turn()
+    leaving = asyncio.create_task(draining.leave(1000.0))
+    for _ in range(3):
+        await turn()
+    assert not device.gone
+    replica.gateway.release()
+    await leaving
+    assert device.take() == puback(1) + disconnect(SHUTTING_DOWN, MQTT_5_0)
+    assert draining.state == DRAINED

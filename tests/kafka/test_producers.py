@@ -1,59 +1,18 @@
-"""What is known of aiokafka's producers, how they are made, and the pace at which one may ask for metadata."""
+"""What is known of aiokafka's producers, and how they are made."""
 
-import asyncio
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from proxy import limits
 from proxy.kafka.client import GatewaySettings
-from proxy.kafka.producers import MetadataPace
 from tests.kafka.conftest import gateway_settings, new_gateway
 from tests.kafka.outcomes import Outcomes, send
 from tests.support.kafka_broker import KafkaBroker
-
-
-class Cluster:
-    """Answers every question at once, and counts them."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def force_metadata_update(self) -> "asyncio.Future[bool]":
-        self.asked += 1
-        answer = asyncio.get_running_loop().create_future()
-        answer.set_result(False)
-        return answer
-
-
-async def test_a_cluster_that_answers_at_once_is_not_asked_without_pause() -> None:
-    cluster = Cluster()
-    pace = MetadataPace(cluster.force_metadata_update)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    for _ in range(4):
-        assert await pace.force_metadata_update() is False
-    assert cluster.asked == 4
-    assert loop.time() - began >= 3 * limits.METADATA_GAP_SECONDS - 0.01
-
-
-async def test_who_asks_while_an_answer_is_due_waits_for_the_same() -> None:
-    cluster = Cluster()
-    pace = MetadataPace(cluster.force_metadata_update)
-    await pace.force_metadata_update()
-    assert await asyncio.gather(*(pace.force_metadata_update() for _ in range(5))) == [False] * 5
-    assert cluster.asked == 2
-
-
-async def test_a_question_that_is_cancelled_is_answered_no() -> None:
-    question: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    asked = MetadataPace(lambda: question).force_metadata_update()
-    question.cancel()
-    assert await asked is False
 
 
 async def test_aiokafka_has_what_we_reach_into() -> None:
@@ -70,6 +29,9 @@ async def test_aiokafka_has_what_we_reach_into() -> None:
     assert as_it_comes.client.cluster.brokers() == set()
     await as_it_comes.stop()
     assert callable(AIOKafkaAdminClient._send_request)
+    reader = AIOKafkaConsumer()
+    assert callable(reader._client.force_metadata_update)
+    await reader.stop()
 
 
 async def test_a_producer_is_made_as_the_promise_needs_it() -> None:

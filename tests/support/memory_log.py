@@ -1,4 +1,4 @@
-"""What `Membership` reads with, on gateways in memory: logs that are followed, and turns that one replica has alone."""
+"""What `Membership` and `Bans` read with, on gateways in memory: logs, and turns that one replica has alone."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,8 +27,9 @@ class MemoryKafka:
         self.open: set[object] = set()
 
     def install(self, patch: Any) -> None:
-        """From now on `Membership` reads here."""
-        patch.setattr("proxy.flows.membership.LogReader", self._reader)
+        """From now on `Membership` and `Bans` read here."""
+        for module in ("membership", "bans"):
+            patch.setattr(f"proxy.flows.{module}.LogReader", self._reader)
         patch.setattr("proxy.flows.membership.Turns", self._turns)
 
     def records(self, topic: str, partition: int) -> list[Any]:

@@ -36,13 +36,17 @@ _ports_given: set[int] = set()
 _watchdog: subprocess.Popen[bytes] | None = None
 
 
-def free_port() -> int:
-    """Returns a TCP port of 127.0.0.1 that nothing listens on, and that this test run has not given away before."""
+def free_port(slots: int = 1) -> int:
+    """Returns a TCP port of 127.0.0.1 that nothing listens on, and that this test run has not given away before.
+
+    With several `slots` the same is true of as many ports, WORKERS_MAX apart; the first of them is returned.
+    """
     for _ in PORTS:
-        port = random.SystemRandom().choice(PORTS)
-        if port not in _ports_given and _can_bind(port):
-            _ports_given.add(port)
-            return port
+        first = random.SystemRandom().randrange(len(PORTS) - slots + 1)
+        ports = PORTS[first : first + slots]
+        if _ports_given.isdisjoint(ports) and all(map(_can_bind, ports)):
+            _ports_given.update(ports)
+            return ports[0]
     raise RuntimeError(f"no free port between {PORTS.start} and {PORTS.stop}")
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 import proxy
+from proxy import cli_admin
+from proxy.cli_output import complain, print_json, print_table
 from proxy.errors import ConfigError, ProxyError
 
 if TYPE_CHECKING:
@@ -58,10 +60,10 @@ def main() -> None:
     try:
         app(prog_name="mqk")
     except ConfigError as error:
-        _complain(error)
+        complain(error)
         sys.exit(EXIT_WRONG_USE)
     except (ProxyError, OSError) as error:
-        _complain(error)
+        complain(error)
         sys.exit(EXIT_FAILED)
 
 
@@ -128,7 +130,7 @@ def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None
         users = read_users(entry.path)
         typer.echo(f"{entry.path}: users: {len(users)}")
     for warning in settings.warnings():
-        _complain(f"warning: {warning}")
+        complain(f"warning: {warning}")
     typer.echo(f"{config or 'configuration'}: ok")
 
 
@@ -148,7 +150,7 @@ def show_config(
     elif markdown:
         typer.echo(_markdown(describe()), nl=False)
     elif as_json:
-        _print_json([row._asdict() for row in describe()])
+        print_json([row._asdict() for row in describe()])
     else:
         typer.echo("\n".join(_paragraph(row) for row in describe()))
 
@@ -188,6 +190,24 @@ def migrate(
     typer.echo(config.migrate(text, file.name), nl=False)
 
 
+@app.command("haproxy-config")
+def haproxy_config(
+    replicas: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="HOST[:MQTT[:ADMIN[:AGENT]]]", help="Each replica, with its ports.", show_default=False),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Replicas on each host: node.workers.")] = 1,
+    slot_port_step: Annotated[int, typer.Option(min=1, help="Between the ports of two of them.")] = 1,
+    name: Annotated[str, typer.Option(help="What the replicas are called, with a number each.")] = "proxy",
+    tls: Annotated[bool, typer.Option(help="With a door for TLS, whose certificate has to be there.")] = True,
+) -> None:
+    """Print a configuration of HAProxy for these replicas; lb/README.md explains it."""
+    from proxy.config import haproxy
+
+    there = haproxy.parse_replicas(replicas or haproxy.EXAMPLE, workers, slot_port_step)
+    typer.echo(haproxy.haproxy_config(there, tls=tls, name=name), nl=False)
+
+
 @route.command()
 def explain(
     topic: Annotated[str, typer.Argument(help="The topic that a device publishes to.", show_default=False)],
@@ -203,9 +223,12 @@ def explain(
 
     explained = node.explain(settings, topic, clientid, username)
     if as_json:
-        _print_json(explained)
+        print_json(explained)
     else:
-        _print_table(("field", "value"), [(name, _literal(value)) for name, value in _flat(explained)])
+        print_table(("field", "value"), [(name, _literal(value)) for name, value in _flat(explained)])
+
+
+cli_admin.register(app)
 
 
 def _load(path: Path | None, overrides: Sequence[str] | None, base: Mapping[str, Any] | None = None) -> "Loaded":
@@ -227,34 +250,18 @@ def _read_password(from_stdin: bool) -> str:
     return password
 
 
-def _complain(what: object) -> None:
-    for line in str(what).splitlines():
-        typer.echo(f"mqk: {line}", err=True)
-
-
 def _print_effective(loaded: "Loaded", as_json: bool) -> None:
     rows = loaded.effective()
     if as_json:
-        _print_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
+        print_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
     else:
-        _print_table(("key", "value", "origin"), [(key, _literal(value), origin) for key, value, origin in rows])
+        print_table(("key", "value", "origin"), [(key, _literal(value), origin) for key, value, origin in rows])
 
 
 def _paragraph(row: "Row") -> str:
     facts = ", ".join(fact for fact in (row.type, row.unit, f"default {row.default}") if fact)
     meaning = textwrap.fill(row.meaning, 100, initial_indent="    ", subsequent_indent="    ")
     return f"{row.key}: {facts}\n{meaning}"
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
-
-
-def _print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    lines = [[name.upper() for name in head], *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    for line in lines:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:

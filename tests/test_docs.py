@@ -1,6 +1,7 @@
 """Documentation that fails the build: what is printed from the code and what lies in docs/ are the same."""
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.admin.app import Check, Views, make_app
+from proxy.admin.routes import ENDPOINTS
 from proxy.config import Row, describe, load
 from proxy.metrics import PublishCounter
 from proxy.mqtt.packets import ReasonCode
@@ -52,7 +54,7 @@ async def exposed() -> dict[str, tuple[str, str, str]]:
         node.metrics.admin_requests,
     ):
         counter.labels("any")
-    for counter in (node.metrics.kafka.failed_batches, node.metrics.kafka.token_requests):
+    for counter in (node.metrics.commands, node.metrics.kafka.failed_batches, node.metrics.kafka.token_requests):
         counter.labels("any", "any")
     found = {}
     for family in node.metrics.registry.collect():
@@ -109,6 +111,26 @@ def test_every_endpoint_is_documented_and_every_documented_one_exists() -> None:
     paths = {route.path for route in app.routes}  # type: ignore[attr-defined]
     first_cells = " ".join(cells[0] for cells in tables(ROOT / "README.md"))
     assert set(re.findall(r"`GET (/\S*)`", first_cells)) == paths
+
+
+def test_every_admin_request_is_documented_with_its_role_and_an_example() -> None:
+    page = (DOCS / "admin.md").read_text()
+    documented = {(cells[0].strip("`"), cells[1]) for cells in tables(DOCS / "admin.md") if "/v1/" in cells[0]}
+    assert documented == {(f"{each.method} {each.path}", each.role) for each in ENDPOINTS}
+    for each in ENDPOINTS:
+        method = "" if each.method == "GET" else f"-X {each.method} .*"
+        path = re.sub(r"{\w+}", r"[^/ \"]+", each.path)
+        assert re.search(rf'^ask {method}"?\$URL{path}(?=["? \n])', page, re.MULTILINE), f"{each.method} {each.path}"
+
+
+def test_the_examples_of_the_admin_api_are_requests_that_it_takes() -> None:
+    found = re.findall(r"^ask -X POST \$URL(\S+) -d '(.*)'", (DOCS / "admin.md").read_text(), re.MULTILINE)
+    assert found
+    for path, body in found:
+        paths = {re.sub(r"{\w+}", "[^/]+", each.path): each for each in ENDPOINTS if each.method == "POST"}
+        endpoint = next(each for pattern, each in paths.items() if re.fullmatch(pattern, path))
+        assert endpoint.body is not None
+        endpoint.body.model_validate(json.loads(body))
 
 
 def test_every_proof_is_described() -> None:

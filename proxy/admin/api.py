@@ -81,10 +81,11 @@ class Api:
 
     async def _serve(self, methods: dict[str, Endpoint], request: Request) -> Response:
         endpoint = methods["GET" if request.method == "HEAD" else request.method]
-        who, response = "", Response()
+        #: What the log says of one that is to change something.
+        line: dict[str, object] = {"who": None}
         try:
-            who = self._guard.authorize(request.headers, endpoint.role)
-            response = await self._answer(endpoint, request, who)
+            line["who"] = who = self._guard.authorize(request.headers, endpoint.role)
+            response = await self._answer(endpoint, request, who, line)
         except Problem as problem:
             response = problem.response()
         except Exception:
@@ -92,10 +93,10 @@ class Api:
             response = Problem(500, "a bug of the proxy's; its log says more").response()
         self._requests.labels(str(response.status_code)).inc()
         if endpoint.role == "write":
-            _audit(request, who, response.status_code)
+            _audit(request, line, response.status_code)
         return response
 
-    async def _answer(self, endpoint: Endpoint, request: Request, who: str) -> Response:
+    async def _answer(self, endpoint: Endpoint, request: Request, who: str, line: dict[str, object]) -> Response:
         if self.working >= limits.ADMIN_REQUESTS_MAX:
             raise Problem(503, "as many requests as may be are being worked on", headers={"Retry-After": "1"})
         self.working += 1
@@ -107,7 +108,11 @@ class Api:
                 _validated(endpoint.body, await _read_body(request)) if endpoint.body else None,
                 request.headers.get("if-match"),
             )
+            if asked.body is not None:
+                # What a device is sent is its own business.
+                line["asked"] = asked.body.model_dump(exclude={"payload", "user_properties"}, exclude_none=True)
             answer = await endpoint.handler(self._parts, asked)
+            line["outcome"] = getattr(answer, "outcome", None)
         finally:
             self.working -= 1
         if answer is None:
@@ -116,18 +121,15 @@ class Api:
         return JSONResponse(content, endpoint.status, asked.headers)
 
 
-def _audit(request: Request, who: str, status: int) -> None:
+def _audit(request: Request, line: dict[str, object], status: int) -> None:
     """One line for everything that was to change something, refused or not."""
-    log.info(
-        "admin request",
-        extra={
-            "who": who or None,
-            "address": request.client.host if request.client else None,
-            "method": request.method,
-            "path": request.scope["raw_path"].decode("latin-1"),
-            "status": status,
-        },
-    )
+    line |= {
+        "address": request.client.host if request.client else None,
+        "method": request.method,
+        "path": request.scope["raw_path"].decode("latin-1"),
+        "status": status,
+    }
+    log.info("admin request", extra={name: value for name, value in line.items() if value is not None})
 
 
 async def _not_found(_request: Request, error: Exception) -> Response:

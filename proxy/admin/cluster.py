@@ -54,7 +54,10 @@ def _shown(rule: Rule) -> RouteOut:
         prefix=rule.prefix,
         contains=rule.contains,
         regex=rule.regex.text if rule.regex is not None else "",
-        targets=[target.topic.text + (f"@{target.cluster}" if target.cluster else "") for target in rule.targets],
+        targets=[
+            (target.topic.constant or target.topic.text) + (f"@{target.cluster}" if target.cluster else "")
+            for target in rule.targets
+        ],
         key=rule.key.text if rule.key is not None else "",
     )
 

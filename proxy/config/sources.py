@@ -14,6 +14,8 @@ from proxy.config.settings import Settings
 from proxy.errors import ConfigError
 
 _ENVIRONMENT_PREFIX: Final = "MQK_"
+#: What the commands that ask a running replica take from the environment.
+_NO_SETTINGS: Final = frozenset({"MQK_ADMIN_TOKEN"})
 #: What Kubernetes puts into every pod for a service named mqk or mqk-something: not settings, and not the user's doing.
 _SERVICE_LINK: Final = re.compile(
     r"MQK_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)"
@@ -80,7 +82,8 @@ class _Layers:
 
     def add_environment(self, environ: Mapping[str, str]) -> None:
         for name, text in sorted(environ.items()):
-            if name.startswith(_ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(name):
+            ours = name.startswith(_ENVIRONMENT_PREFIX) and name not in _NO_SETTINGS
+            if ours and not _SERVICE_LINK.fullmatch(name):
                 keys = name.removeprefix(_ENVIRONMENT_PREFIX).lower().split("__")
                 self._put_text(keys, text, f"environment {name}")
 

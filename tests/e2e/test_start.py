@@ -36,6 +36,7 @@ def test_a_healthy_proxy(proxy: ProxyProcess) -> None:
     assert {name: check["ok"] for name, check in document["checks"].items()} == {
         "kafka": True,
         "sessions": True,
+        "bans": True,
         "started": True,
         "safe": True,
     }
@@ -82,7 +83,7 @@ def test_without_kafka(tmp_path: Path) -> None:
         assert [proxy.get(path).status for path in ("/livez", "/readyz", "/healthz")] == [200, 503, 503]
         checks = json.loads(proxy.get("/healthz").text)["checks"]
         assert {name: check["ok"] for name, check in checks.items()} == {
-            "kafka": False, "sessions": False, "started": False, "safe": True
+            "kafka": False, "sessions": False, "bans": False, "started": False, "safe": True
         }  # fmt: skip
         with pytest.raises(ConnectionRefusedError):
             Device(proxy.port)

@@ -69,7 +69,7 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(JAVA) $(NOD
 
 # The programs that pip and npm cannot install. Python is named here too, so that one run names all that is missing.
 .cache/programs-for-tests: Makefile tools/need
-	@tools/need python cc jdk mvn node npm mosquitto_pub
+	@tools/need python cc jdk mvn node npm mosquitto_pub haproxy
 	@mkdir -p .cache && touch $@
 
 .cache/programs-for-bench: Makefile tools/need

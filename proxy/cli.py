@@ -190,6 +190,24 @@ def migrate(
     typer.echo(config.migrate(text, file.name), nl=False)
 
 
+@app.command("haproxy-config")
+def haproxy_config(
+    replicas: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="HOST[:MQTT[:ADMIN[:AGENT]]]", help="Each replica, with its ports.", show_default=False),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Replicas on each host: node.workers.")] = 1,
+    slot_port_step: Annotated[int, typer.Option(min=1, help="Between the ports of two of them.")] = 1,
+    name: Annotated[str, typer.Option(help="What the replicas are called, with a number each.")] = "proxy",
+    tls: Annotated[bool, typer.Option(help="With a door for TLS, whose certificate has to be there.")] = True,
+) -> None:
+    """Print a configuration of HAProxy for these replicas; lb/README.md explains it."""
+    from proxy.config import haproxy
+
+    there = haproxy.parse_replicas(replicas or haproxy.EXAMPLE, workers, slot_port_step)
+    typer.echo(haproxy.haproxy_config(there, tls=tls, name=name), nl=False)
+
+
 @route.command()
 def explain(
     topic: Annotated[str, typer.Argument(help="The topic that a device publishes to.", show_default=False)],

@@ -40,14 +40,16 @@ AGENT_SILENCE_SECONDS: Final = 10.0
 AGENT_BACKLOG: Final = 64
 #: How often a replica looks whether it has more than its share of the devices.
 REBALANCE_LOOK_SECONDS: Final = 1.0
-#: So long no replica may have come or gone, and no count have moved: longer than a balancer takes to see who is back.
+#: So long no replica may have come or gone, and no count have moved: devices are back after a break by then.
 REBALANCE_STEADY_SECONDS: Final = 10.0
 #: Share of the mean by which a count may move in that time: devices come and go every day.
 REBALANCE_STIR: Final = 0.02
 #: A replica lets go of devices above this many times the mean; a hash is even to some 5 %.
 REBALANCE_ABOVE: Final = 1.1
-#: So few devices too many are not worth it.
-REBALANCE_DEVICES_MIN: Final = 5
+#: And above what chance makes of a hash: this many times the square root of the mean.
+REBALANCE_DEVIATIONS: Final = 3.0
+#: How long a balancer takes to send devices to a replica that has said that it serves: two checks, one a second.
+REBALANCE_NOTICE_SECONDS: Final = 3.0
 #: Devices that one replica sends home, each second: a fifth of what the others accept without a queue.
 REBALANCE_PER_SECOND: Final = 100
 #: How long a device that is sent home may wait for its acknowledgements.

@@ -25,6 +25,7 @@ from proxy.config.settings import KafkaCluster
 from proxy.errors import ConfigError, GatewayError
 from proxy.flows.access import Access, AccessSettings
 from proxy.flows.bans import Bans, BanSettings
+from proxy.flows.commands import CommandSettings, topic_owner
 from proxy.flows.downlink import Downlink
 from proxy.flows.drain import SERVING, Drainer
 from proxy.flows.executor import Executor
@@ -37,13 +38,15 @@ from proxy.flows.presence import Presence
 from proxy.flows.rebalance import Rebalancer
 from proxy.flows.reload import File, Reloader
 from proxy.flows.sessions import Sessions
+from proxy.flows.switchboard import Switchboard, SwitchboardSettings
 from proxy.flows.uplink import Uplink, UplinkSettings
+from proxy.flows.whereabouts import Whereabouts
 from proxy.flows.wills import Wills
 from proxy.kafka.client import AioKafkaGateway, GatewaySettings
 from proxy.kafka.clusters import DEFAULT, Clusters
 from proxy.kafka.embedded import EmbeddedKafka
 from proxy.kafka.gateway import GatewayStatus
-from proxy.kafka.internal import Topic, bans_topic, nodes_topic, sessions_topic
+from proxy.kafka.internal import Topic, bans_topic, inbox_topic, nodes_topic, sessions_topic
 from proxy.kafka.readers import tail
 from proxy.kafka.security import ClientSettings, client_options
 from proxy.metrics import GatewayMetrics, Metrics
@@ -108,7 +111,7 @@ class Node:
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
         )
         self.presence.wills = Wills(self.uplink)
-        self.downlink = Downlink(limits.DOWNLINK_ACK_SECONDS, self.metrics)
+        self.downlink = Downlink(settings.commands.ack_timeout_seconds, self.metrics)
         self.executor = Executor(self.uplink, self.downlink)
         self.membership = Membership(
             MembershipSettings(
@@ -127,6 +130,7 @@ class Node:
         )
         self.uplink.joined = self.membership.joined.is_set
         self._add_balancing()
+        self.switchboard = self._switchboard()
         loop = asyncio.get_running_loop()
         for gateway in self.clusters.gateways.values():
             gateway.on_relief = partial(loop.call_soon, self.listener.relieve)
@@ -158,7 +162,7 @@ class Node:
 
     @property
     def topics(self) -> list[str]:
-        """Every Kafka topic that this replica writes to."""
+        """Every Kafka topic that this replica writes to for its devices."""
         return [*self.uplink.routes.topics(), self.settings.status_topic()]
 
     def _gateway(self, name: str, cluster: KafkaCluster) -> AioKafkaGateway:
@@ -175,12 +179,12 @@ class Node:
             directory=Directory(lambda: self.sessions.tables),
             view=self.sessions.view,
             registry=lambda: self.membership.registry,
-            controller=None,
+            controller=self.switchboard.control,
             bans=self.bans,
             routes=lambda: self.uplink.routes,
             explain=self._explain,
             effective=lambda: masked(self._reloaded.get(self.uplink.routes, self.settings)),
-            drainer=None,
+            drainer=self.drainer,
         )
         return Api(ENDPOINTS, parts, Guard(tokens), self.metrics.admin_requests)
 
@@ -189,6 +193,27 @@ class Node:
         partitions = _partitions(self.settings)
         return explain_publish(
             self.uplink.routes, self.uplink.headers, message, self.settings.routing.unmatched, partitions
+        )
+
+    def _switchboard(self) -> Switchboard:
+        kafka, commands = self.settings.kafka, self.settings.commands
+        return Switchboard(
+            SwitchboardSettings(
+                f"{kafka.internal_prefix}inbox",
+                commands.ack_timeout_seconds,
+                CommandSettings(
+                    self.client_options,
+                    kafka.topic_prefix,
+                    commands.group,
+                    commands.start,
+                    commands.max_age_seconds,
+                    topic_owner(commands.owner),
+                ),
+            ),
+            self.gateway,
+            Whereabouts(self.membership, self.sessions, monotonic),
+            self.executor,
+            self.metrics,
         )
 
     # ---- what the operator sees ----
@@ -253,6 +278,17 @@ class Node:
         self._add_admin_gauges()
         self._add_kafka_gauges()
         self._add_downlink_gauges()
+        self._add_command_gauges()
+
+    def _add_command_gauges(self) -> None:
+        gauge, total, board = self.metrics.gauge, self.metrics.total, self.switchboard
+        inbox, commands = board.inbox, board.commands
+        gauge("mqk_commands_in_flight", "Commands that are not settled", lambda: board.control.in_flight)
+        gauge("mqk_commands_uncommitted", "Records that wait to be committed", lambda: commands.uncommitted)
+        total("mqk_command_results_lost", "Results that Kafka did not take", lambda: commands.results_lost)
+        total("mqk_inbox_letters_sent", "Records for other replicas", lambda: inbox.letters_sent)
+        total("mqk_inbox_letters_read", "Records of other replicas", lambda: inbox.letters_read)
+        total("mqk_inbox_records_unreadable", "Records that are not ours", lambda: inbox.unreadable)
 
     def _add_downlink_gauges(self) -> None:
         gauge, downlink, uplink = self.metrics.gauge, self.downlink, self.uplink
@@ -314,14 +350,17 @@ class Node:
         """Returns when devices can connect. Raises ConfigError: a topic or an address cannot be had."""
         routes = self.uplink.routes
         further = {name: routes.topics(name) for name in self.clusters.gateways if name != DEFAULT}
-        await self.clusters.start({DEFAULT: self.topics, **further}, self._internal)
+        topics = [*self.topics, *self.settings.command_topics()]
+        await self.clusters.start({DEFAULT: topics, **further}, self._internal)
         self._check_md5_partitions(self.topics)
+        await self.switchboard.open()
         await self._join()
         for listener in self.settings.listeners:
             listen = partial(self.listener.listen, proxies=listener.proxies())
             await _open(listen, "listeners.bind", listener.bind, "listening")
         if self.settings.node.agent_bind:
             await _open(self.agent.listen, "node.agent_bind", self.settings.node.agent_bind, "agent port open")
+        self.switchboard.read()
         self.started.set()
         if self.settings.node.rebalance:
             self.rebalancing = asyncio.create_task(self.rebalancer.run())
@@ -345,7 +384,7 @@ class Node:
         kafka = self.settings.kafka
         partitions = max(kafka.partitions, limits.SESSION_PARTITIONS_MIN)
         prefix = kafka.internal_prefix
-        return [sessions_topic(prefix, partitions), nodes_topic(prefix), bans_topic(prefix)]
+        return [sessions_topic(prefix, partitions), nodes_topic(prefix), inbox_topic(prefix), bans_topic(prefix)]
 
     def _dismiss(self, detail: str) -> None:
         """Lets all devices go: what this replica knew of them can no longer be trusted."""
@@ -384,6 +423,7 @@ class Node:
         """Lets the devices go, empties the queue, ends everything. The last part has its share of the time."""
         began = monotonic()
         drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
+        await self.switchboard.stop_reading(min(limits.COMMAND_REVOKE_SECONDS_MAX, drain_seconds / 4))
         if self.started.is_set():
             await self.drainer.leave(drain_seconds)
         if self.rebalancing is not None:
@@ -393,7 +433,7 @@ class Node:
         unsettled = await self.clusters.flush(left)
         if not unsettled:
             await self._leave(min(limits.LAST_ANNOUNCEMENTS_SECONDS, began + drain_seconds - monotonic()))
-        await asyncio.gather(self._stop_membership(), self.clusters.stop())
+        await asyncio.gather(self._stop_membership(), self.switchboard.close(), self.clusters.stop())
         self.chain.close()
         self.agent.stop()
         log.info("stopped", extra={"records_unsettled": unsettled})
@@ -560,9 +600,10 @@ async def _reload_when_told(node: Node, reloader: Reloader, hangup: asyncio.Even
 
 async def _dev(settings: Settings, read: Callable[[], Settings]) -> int:
     kafka = EmbeddedKafka()
-    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes", "bans")]
+    internal = [f"{settings.kafka.internal_prefix}{name}" for name in ("sessions", "nodes", "inbox", "bans")]
     dead_letters = [topic] if (topic := settings.dead_letter_topic()) else []
-    await kafka.start([*route_table(settings).topics(), settings.status_topic(), *dead_letters, *internal])
+    public = [*route_table(settings).topics(), settings.status_topic(), *settings.command_topics()]
+    await kafka.start([*public, *dead_letters, *internal])
     there = {"bootstrap_servers": [kafka.bootstrap_server], "replication_factor": 1, "client": KafkaClient()}
 
     def embedded(given: Settings) -> Settings:
@@ -588,7 +629,7 @@ MQTT is on {host}:{port}, health and metrics on http://{settings.admin.bind}/hea
 Every record is shown as it arrives in Kafka. Ctrl-C stops.
 """
     )
-    async for record in tail(node.client_options, node.topics):
+    async for record in tail(node.client_options, [*node.topics, *settings.command_topics()]):
         key = (record.key or b"").decode(errors="replace")
         value = (record.value or b"").decode(errors="replace")
         _say(f"{record.topic}[{record.partition}]@{record.offset}  key={key}  value={value}")

@@ -114,12 +114,15 @@ def test_the_install_steps_give_a_working_command(tmp_path: Path) -> None:
         elif word == "COPY":
             *sources, destination = shlex.split(arguments)
             copy(sources, directory / destination)
+        elif arguments.startswith("apt-get "):
+            assert shutil.which("gcc"), "what this step installs is what `make test` needs too"
         else:
             assert word == "RUN", f"this test does not know {word}"
             run(arguments, directory, tmp_path)
     shutil.rmtree(tmp_path / BUILD.lstrip("/"))  # The image has what was installed, not what it was made of.
     version = subprocess.check_output([f"{tmp_path}{INSTALLED}/bin/mqk", "--version"], cwd=tmp_path, text=True)
     assert re.search(r"\d+\.\d+", version)
+    assert list((tmp_path / INSTALLED.lstrip("/")).glob("lib/*/site-packages/proxy/session/*.so")), "it is compiled"
     listed = subprocess.check_output([f"{tmp_path}{INSTALLED}/bin/pip", "list", "--format=freeze"], text=True)
     packages = {package.lower().replace("_", "-") for package in listed.split()}
     names = {package.partition("==")[0] for package in packages}

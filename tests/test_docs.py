@@ -54,7 +54,7 @@ async def exposed() -> dict[str, tuple[str, str, str]]:
         node.metrics.admin_requests,
     ):
         counter.labels("any")
-    for counter in (node.metrics.kafka.failed_batches, node.metrics.kafka.token_requests):
+    for counter in (node.metrics.commands, node.metrics.kafka.failed_batches, node.metrics.kafka.token_requests):
         counter.labels("any", "any")
     found = {}
     for family in node.metrics.registry.collect():

@@ -132,7 +132,7 @@ def test_ports_that_are_taken_are_named() -> None:
 
 
 def test_an_address_that_is_not_ours_is_not_taken() -> None:
-    assert taken_ports(settings("admin.bind=192.0.2.1:8080", 'listeners=[{"bind": "127.0.0.1:0"}]')) == []
+    assert taken_ports(settings("admin.bind=127.0.0.1:0", 'listeners=[{"bind": "192.0.2.1:1883"}]')) == []
 
 
 # ---- what replicas say ----

@@ -8,6 +8,7 @@ and where the hash itself is uneven there is an end to it.
 """
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import NamedTuple
 
 from proxy import limits
@@ -36,21 +37,26 @@ class Balance:
         if not is_calm(nodes) or not self._is_steady(nodes, mean, now):
             return None
         own = next((node.connections for node in nodes if node.name == self._name), 0)
-        if own <= mean * limits.REBALANCE_ABOVE or own - mean < limits.REBALANCE_DEVICES_MIN:
+        if own - mean <= max((limits.REBALANCE_ABOVE - 1) * mean, _noise(mean)):
             return None
         self._steady_since = now
-        changed_at = max(node.since for node in nodes) + limits.REBALANCE_STEADY_SECONDS
+        changed_at = max(node.since for node in nodes) + limits.REBALANCE_NOTICE_SECONDS
         return Share(int(own - mean), max(0.0, now - changed_at))
 
     def _is_steady(self, nodes: Sequence[Node], mean: float, now: float) -> bool:
         """Whether nobody has come or gone for a while and the devices stay where they are."""
         counts = {(node.name, node.incarnation): node.connections for node in nodes}
-        most = max(mean * limits.REBALANCE_STIR, limits.REBALANCE_DEVICES_MIN)
+        most = max(mean * limits.REBALANCE_STIR, 1.0)
         same = counts.keys() == self._standing.keys()
         if not same or any(abs(count - self._standing[each]) > most for each, count in counts.items()):
             self._standing = counts
             self._steady_since = now
         return now - self._steady_since >= limits.REBALANCE_STEADY_SECONDS
+
+
+def _noise(mean: float) -> float:
+    """How far chance alone takes a replica from the mean, where devices are placed by a hash."""
+    return limits.REBALANCE_DEVIATIONS * sqrt(mean)
 
 
 def is_calm(nodes: Sequence[Node]) -> bool:

@@ -23,7 +23,6 @@ ABSENT_KEYS: Final = frozenset(
         "limits.connections_per_source_max",
         "limits.publishes_per_second_per_client",
         "limits.bytes_per_second_per_client",
-        "commands",
         "events",
     }
 )

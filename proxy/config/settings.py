@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from proxy.limits import ADMIN_TOKENS_MAX, KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
 from proxy.net.addresses import is_loopback
+from proxy.policy.filters import parse_filter
 
 #: Kafka's own default of max.message.bytes.
 KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
@@ -559,6 +560,43 @@ class Status(_Section):
         return topic
 
 
+class Commands(_Section):
+    group: str = Field(
+        default="mqtt-kafka-proxy",
+        min_length=1,
+        max_length=249,
+        description="Consumer group that divides the commands among the replicas; the plugin's was `emqx_cluster`.",
+    )
+    start: Literal["latest", "earliest"] = Field(
+        default="latest", description="Where a group begins that has never committed."
+    )
+    max_age_seconds: int = Field(
+        default=0,
+        ge=0,
+        description="A kick_out or acl_clean that is older has the outcome `expired` and is not executed; 0: no limit.",
+    )
+    ack_timeout_seconds: int = Field(
+        default=30,
+        ge=1,
+        le=200,
+        description="What a device has, from the command to its acknowledgement; then the outcome is `timed_out`.",
+    )
+    owner: str = Field(
+        default="",
+        description="Topic filter that says whose a topic of msg_down is when no header does: with the levels "
+        "`{product_key}` and `{device_name}`, or `{username}`, as in `tlink/{product_key}/{device_name}/#`. Empty: "
+        "whoever subscribed to it.",
+    )
+
+    @field_validator("owner")
+    @classmethod
+    def _names_a_user(cls, owner: str) -> str:
+        names = set(parse_filter(owner).names) if owner else {"username"}
+        if names not in ({"product_key", "device_name"}, {"username"}):
+            raise ValueError("should have the levels {product_key} and {device_name}, or {username}, and no others")
+        return owner
+
+
 class Sessions(_Section):
     expiry_max_seconds: int = Field(
         default=604_800,
@@ -641,6 +679,7 @@ class Settings(_Section):
     acl: Acl = Acl()
     routing: Routing = Routing()
     status: Status = Status()
+    commands: Commands = Commands()
     sessions: Sessions = Sessions()
     admin: Admin = Admin()
     log: Log = Log()
@@ -705,6 +744,11 @@ class Settings(_Section):
     def status_topic(self) -> str:
         """`status.topic` with the prefix put in."""
         return self.status.topic.replace("${prefix}", self.kafka.topic_prefix)
+
+    def command_topics(self) -> list[str]:
+        """Where commands come from, and where their results go."""
+        names = ("msg_down", "kick_out", "acl_clean", "command_results")
+        return [f"{self.kafka.topic_prefix}{name}" for name in names]
 
     def dead_letter_topic(self) -> str | None:
         """Where records go that can never be stored; None: nowhere."""

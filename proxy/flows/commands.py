@@ -13,15 +13,24 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from proxy import limits
-from proxy.cluster.command_records import MalformedCommand, Owner, command_id, parse_deliver, parse_selection
+from proxy.cluster.command_records import (
+    MalformedCommand,
+    Owner,
+    command_id,
+    device_username,
+    parse_deliver,
+    parse_selection,
+)
 from proxy.cluster.commands import ACL_CLEAN, DELIVER, KICK, Command, Result
 from proxy.cluster.watermarks import Watermark
 from proxy.errors import GatewayError
 from proxy.flows.control import Control
+from proxy.kafka.batches import md5_partition
 from proxy.kafka.gateway import KafkaGateway
 from proxy.kafka.groups import GroupReader
 from proxy.kafka.readers import ConsumerRecord
 from proxy.kafka.topics import UNREACHABLE
+from proxy.policy.filters import parse_filter
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +84,8 @@ class Commands:
         self._results: dict[int, tuple[bytes, bytes, Watermark, int]] = {}
         self._token = 0
         self._stopping = False
+        #: While the partitions are on their way to other members.
+        self._leaving = False
         self.results_lost = 0
 
     @property
@@ -115,6 +126,7 @@ class Commands:
     async def _leave(self, reader: GroupReader) -> None:
         self._reader = None
         self._marks = {}
+        self._leaving = False
         await reader.stop()
 
     async def _follow(self, reader: GroupReader) -> None:
@@ -137,9 +149,11 @@ class Commands:
     def assigned(self, positions: Mapping[Any, int]) -> None:
         """As a member of the group."""
         self._marks = {partition: Watermark(offset) for partition, offset in positions.items()}
+        self._leaving = False
 
     async def revoked(self) -> None:
         """As a member of the group: what is under way may settle, the rest is the next member's."""
+        self._leaving = True
         await self._settle_all(limits.COMMAND_REVOKE_SECONDS_MAX)
         await self._commit()
         self._marks = {}
@@ -161,7 +175,8 @@ class Commands:
 
     def _take(self, place: Place, records: list[ConsumerRecord]) -> None:
         mark = self._marks.get(place)
-        if mark is None:
+        if mark is None or self._stopping or self._leaving:
+            # It was not begun, so whoever has the partition next reads it again.
             return
         for record in records:
             mark.begin(record.offset)
@@ -203,7 +218,7 @@ class Commands:
     def _send(self, token: int) -> None:
         value, key, _, _ = self._results[token]
         try:
-            destination = self._gateway.destination(self._settings.results, key)
+            destination = self._gateway.destination(self._settings.results, key, md5_partition)
         except GatewayError as error:
             self.settle([token], error, 0.0)
         else:
@@ -222,6 +237,24 @@ class Commands:
                 if error.retriable:
                     continue
             mark.settle(offset)
+
+
+def topic_owner(pattern: str) -> Owner:
+    """Reads `commands.owner`: the user name that a topic names."""
+    if not pattern:
+        return lambda topic: None
+    topics = parse_filter(pattern)
+
+    def owner(topic: str) -> str | None:
+        if not topics.matches(topic):
+            return None
+        names = topics.captures(topic)
+        if "username" in names:
+            return names["username"] or None
+        product_key, device_name = names["product_key"], names["device_name"]
+        return device_username(product_key, device_name) if product_key and device_name else None
+
+    return owner
 
 
 def encode_result(result: Result, timestamp_ms: int) -> bytes:

@@ -6,9 +6,8 @@ are read once it has joined, and are the first to stop: then others read them, w
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from proxy import limits
 from proxy.clock import monotonic, wall_ms
@@ -72,12 +71,12 @@ class Switchboard:
                 log.warning("inbox cannot be read", extra={"topic": topic, "error": repr(error)})
                 await self._tail.stop()
                 await asyncio.sleep(limits.RETRY_SECONDS)
-        self._begin(self._tail.follow())
-        self._begin(self.control.run())
+        self._begin(self._tail.follow)
+        self._begin(self.control.run)
 
     def read(self) -> None:
         """Takes commands from Kafka from now on."""
-        self._reading = self._begin(self.commands.run())
+        self._reading = self._begin(self.commands.run)
 
     async def stop_reading(self, timeout_seconds: float) -> None:
         """Takes no more of them; what was begun may settle in that time. Letters are still answered."""
@@ -94,14 +93,17 @@ class Switchboard:
         if self._tail is not None:
             await self._tail.stop()
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(work)
-        task.add_done_callback(_log_failure)
+    def _begin(self, work: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(_keep_at(work))
         self._tasks.append(task)
         return task
 
 
-def _log_failure(task: "asyncio.Task[None]") -> None:
-    """None of them ends by itself."""
-    if not task.cancelled() and task.exception() is not None:
-        log.error("commands have stopped", exc_info=task.exception())
+async def _keep_at(work: Callable[[], Awaitable[None]]) -> None:
+    """A bug of ours costs the commands that it was met with, not all that come later."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("commands have failed")
+            await asyncio.sleep(limits.RETRY_SECONDS)

@@ -13,9 +13,9 @@ import pytest
 
 from proxy import limits
 from proxy.errors import GatewayError, Refusal
-from proxy.flows.drain import drain
+from proxy.flows.drain import drain, let_go
 from proxy.kafka.dead_letters import DeadLetters
-from proxy.mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0
+from proxy.mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
 from proxy.policy.authenticators.base import Login
 from proxy.policy.rules import RuleSpec
 from tests.flows.harness import UP, Replica
@@ -406,6 +406,22 @@ async def test_shutting_down(replica: Replica, connected: LiveDevice) -> None:
     await connected.hears("40 { 0001 }")
     await connected.ends(DISCONNECT % 0x8B)
     await draining
+
+
+@row("more devices here than elsewhere, after a replica was away")
+async def test_sent_home(replica: Replica, connected: LiveDevice) -> None:
+    clients = list(replica.uplink.clients.values())
+    leaving = let_go(replica.listener, clients, ReasonCode.USE_ANOTHER_SERVER, "too many", 60.0, 100.0)
+    task = asyncio.create_task(leaving)
+    await connected.ends(DISCONNECT % 0x9C)
+    await task
+
+
+@row("a PROXY header from who may not send one, or none from who must")
+async def test_a_forged_proxy_header(replica: Replica, device: LiveDevice) -> None:
+    device.sends(f"(PROXY UNKNOWN) 0d 0a {CONNECT}")
+    await device.ends("")
+    assert replica.listener.headers_refused == 1
 
 
 # ---- SUBSCRIBE ----

@@ -1,7 +1,7 @@
 """Several replicas on one Kafka, as behind a load balancer: the same topics, one session log, ports of their own."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -17,13 +17,18 @@ class Cluster:
     """`size` replicas that nothing restarts. As a context manager they are killed at the end."""
 
     def __init__(
-        self, kafka: KafkaBroker, directory: Path, size: int, settings: Mapping[str, object] | None = None
+        self,
+        kafka: KafkaBroker,
+        directory: Path,
+        size: int,
+        settings: Mapping[str, object] | None = None,
+        behind: Sequence[str] = (),
     ) -> None:
         self.kafka = kafka
         self.name = f"c{free_port()}"
         shared = {"kafka.topic_prefix": f"{self.name}_", "kafka.internal_prefix": f"_{self.name}_", **(settings or {})}
         self.replicas = [
-            ProxyProcess(kafka.bootstrap, directory, {**shared, "node.id": f"{self.name}-{number}"})
+            ProxyProcess(kafka.bootstrap, directory, {**shared, "node.id": f"{self.name}-{number}"}, behind)
             for number in range(size)
         ]
         self._stack = ExitStack()

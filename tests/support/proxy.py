@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -33,14 +33,21 @@ class ProxyProcess:
     """One replica on ports of its own, which it keeps when it is started again. As a context manager it is killed.
 
     `settings` are dotted names, as in `{"routing.preset": "single"}`; they are added to those that every test needs.
-    With several `slots` its ports are the first ones of so many.
+    With several `slots` its ports are the first ones of so many. `behind` are the networks of its load balancers, which ask its agent port.
     """
 
     def __init__(
-        self, bootstrap: str, directory: Path, settings: Mapping[str, object] | None = None, slots: int = 1
+        self,
+        bootstrap: str,
+        directory: Path,
+        settings: Mapping[str, object] | None = None,
+        slots: int = 1,
+        behind: Sequence[str] = (),
     ) -> None:
         self.port = free_port(slots)
         self.admin_port = free_port(slots)
+        self.agent_port = free_port(slots) if behind else 0
+        balanced = {"node.agent_bind": f"127.0.0.1:{self.agent_port}"} if behind else {}
         self.log = directory / f"proxy-{self.port}.log"
         self._settings = {
             "node.id": f"proxy-{self.port}",
@@ -49,9 +56,10 @@ class ProxyProcess:
             "kafka.internal_prefix": f"_p{self.port}_",
             "kafka.replication_factor": 1,
             "kafka.partitions": 4,
-            "listeners": [{"bind": f"127.0.0.1:{self.port}"}],
+            "listeners": [{"bind": f"127.0.0.1:{self.port}", "proxy_protocol_from": list(behind)}],
             "auth.anonymous": True,
             "admin.bind": f"127.0.0.1:{self.admin_port}",
+            **balanced,
             **(settings or {}),
         }
         self.topic_prefix = str(self._settings["kafka.topic_prefix"])

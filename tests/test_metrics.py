@@ -22,6 +22,8 @@ def metrics() -> Metrics:
     metrics.gauge_by_cluster("mqk_cluster_gauge", "Some gauge", {"default": lambda: 1.5})
     metrics.kafka.token_requests.labels("default", "granted").inc()
     metrics.presence.labels("stored").inc()
+    metrics.downlinks.labels("delivered").inc()
+    metrics.total_by("mqk_some_counts", "Some counts", "kind", lambda: {"one": 1})
     metrics.gauge("mqk_some_gauge", "Some gauge", lambda: 2.5)
     metrics.total("mqk_some_total", "Some total", lambda: 7)
     return metrics
@@ -58,6 +60,7 @@ def test_figures_are_read_when_they_are_shown() -> None:
     metrics, count = Metrics(), [0]
     metrics.gauge("mqk_a", "A", lambda: count[0] / 2)
     metrics.total("mqk_b", "B", lambda: count[0])
+    metrics.total_by("mqk_c", "C", "kind", lambda: {"one": count[0]})
     read = metrics.registry.get_sample_value
     assert (read("mqk_a"), read("mqk_b_total")) == (0, 0)
     count[0] = 5

@@ -117,7 +117,7 @@ class Downlink:
         self.in_flight = 0
         #: What devices do not read, as far as it lies here.
         self.unread_bytes = 0
-        self._outcomes = metrics.downlinks
+        self._outcomes = {outcome: metrics.downlinks.labels(outcome) for outcome in OUTCOMES}
         self._ready: dict[Outbox, None] = {}
         #: Devices for which something waits or is in flight.
         self._busy: dict[Outbox, None] = {}
@@ -126,12 +126,12 @@ class Downlink:
 
     def settle(self, client_id: str, delivery: Delivery, outcome: str) -> None:
         """Reports what has become of a message."""
-        self._outcomes.labels(outcome).inc()
+        self._outcomes[outcome].inc()
         delivery.settle(client_id, outcome)
 
     def refuse(self, client_id: str, report: Report, outcome: str) -> None:
         """Reports what never came to a message."""
-        self._outcomes.labels(outcome).inc()
+        self._outcomes[outcome].inc()
         report(client_id, outcome)
 
     @property

@@ -357,12 +357,14 @@ class Client:
                 self.connection.hold_for(outlet.gateway)
 
     def _deny(self, publish: Publish) -> None:
-        """Access control says no. Who has no way of being told is closed, where that is wished [MQTT-3.3.5-2]."""
-        access = self._uplink.access
-        access.denied[PUBLISH] += 1
-        self._refuse_publish(publish, self._uplink.publishes.denied, ReasonCode.NOT_AUTHORIZED)
-        protocol = self.connection.protocol
-        if access.closes and not (protocol.version == MQTT_5_0 and publish.qos):
+        """Access control says no. Who has no way of being told is acknowledged or closed [MQTT-3.3.5-2]."""
+        uplink = self._uplink
+        uplink.access.denied[PUBLISH] += 1
+        told = publish.qos and self.connection.protocol.version == MQTT_5_0
+        if told or not uplink.access.closes:
+            self._refuse_publish(publish, uplink.publishes.denied, ReasonCode.NOT_AUTHORIZED)
+        else:
+            uplink.publishes.denied[publish.qos] += 1
             self.disconnect(ReasonCode.NOT_AUTHORIZED, "access control does not allow the topic")
 
     def _recipient(self, publish: Publish, records: int) -> tuple[Recipient, int]:

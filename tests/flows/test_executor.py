@@ -15,7 +15,7 @@ from proxy.mqtt.topics import TopicName
 from proxy.policy.authenticators.base import Login
 from tests.flows.harness import Device, Replica, connected, disconnect, puback, refused, resuming
 from tests.support.fakes import turn, until
-from tests.support.wire import octets
+from tests.support.wire import octets, proves
 
 #: With these a device may subscribe to everything.
 OPEN = AccessSettings(subscribe_default="allow")
@@ -132,6 +132,7 @@ async def test_a_device_refuses(replica: Replica) -> None:
     assert (one, two) == ([("device", "refused")], [("device", "refused")])
 
 
+@proves("3.1.1:MQTT-3.8.4-6", "5.0:MQTT-3.8.4-8")
 @pytest.mark.parametrize(("asked", "granted", "sent"), [(0, 1, 0), (1, 0, 0), (2, 1, 1), (2, 2, 2)])
 async def test_the_lower_qos_counts(replica: Replica, asked: int, granted: int, sent: int) -> None:
     device = subscribed(replica, qos=granted)
@@ -139,6 +140,7 @@ async def test_the_lower_qos_counts(replica: Replica, asked: int, granted: int, 
     assert device.take()[0] == 0x30 | sent << 1
 
 
+@proves("5.0:MQTT-3.3.4-2", "5.0:MQTT-3.3.4-3", "5.0:MQTT-3.3.4-4")
 async def test_overlapping_subscriptions_bring_one_message(replica: Replica) -> None:
     device = connected(replica, version=MQTT_5_0)
     subscribe(device, "down/#", qos=0, identifier=3)
@@ -149,6 +151,7 @@ async def test_overlapping_subscriptions_bring_one_message(replica: Replica) -> 
     assert device.take() == expected
 
 
+@proves("5.0:MQTT-3.3.1-13", "5.0:MQTT-3.3.2-6")
 async def test_what_a_message_says(replica: Replica) -> None:
     device = connected(replica, version=MQTT_5_0)
     subscribe(device, "down/#", retain_as_published=True)
@@ -159,10 +162,80 @@ async def test_what_a_message_says(replica: Replica) -> None:
     assert device.take() == octets(f'33 {{ "{TOPIC}" 0001 {{ {said} }} (hi) }}', MQTT_5_0)
 
 
-async def test_without_retain_as_published_nothing_is_retained(replica: Replica) -> None:
-    device = subscribed(replica, version=MQTT_5_0)
+@pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5_0])
+@proves("3.1.1:MQTT-3.3.1-9", "5.0:MQTT-3.3.1-12")
+async def test_without_retain_as_published_nothing_is_retained(replica: Replica, version: int) -> None:
+    device = subscribed(replica, version=version)
     await execute(replica, deliver(retain=True))
     assert device.take()[0] == 0x32
+
+
+@pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5_0])
+@proves("3.1.1:MQTT-3.3.5-1")
+async def test_the_highest_of_several_subscriptions_counts(replica: Replica, version: int) -> None:
+    device = connected(replica, version=version)
+    for topic_filter, qos in (("down/#", 0), ("+/device", 2), (TOPIC, 1)):
+        subscribe(device, topic_filter, qos=qos)
+    await execute(replica, deliver(qos=2))
+    assert device.take() == publish(b"hi", 2, 1, version)
+
+
+@pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5_0])
+@pytest.mark.parametrize(
+    ("topic_filter", "topic", "sent"),
+    [
+        ("a/b", "a/b", True),
+        ("a/b", "A/b", False),
+        ("a/b", "a//b", False),
+        ("e\u0301", "\u00e9", False),
+        ("a/+", "a/b", True),
+        ("a/#", "a/b/c", True),
+        ("#", "$SYS/a", False),
+        ("+/a", "$SYS/a", False),
+        ("$SYS/#", "$SYS/a", True),
+    ],
+)
+@proves(
+    "3.1.1:MQTT-3.3.2-3", "3.1.1:MQTT-3.8.3-2", "3.1.1:MQTT-4.7.2-1", "3.1.1:MQTT-4.7.3-4",
+    "5.0:MQTT-3.3.2-3", "5.0:MQTT-4.7.2-1", "5.0:MQTT-4.7.3-4",
+)  # fmt: skip
+async def test_a_subscription_brings_what_its_filter_matches(
+    replica: Replica, version: int, topic_filter: str, topic: str, sent: bool
+) -> None:
+    device = connected(replica, version=version)
+    subscribe(device, topic_filter)
+    hit, _ = await execute(replica, deliver(qos=0, topic=topic, to=None))
+    assert (hit, bool(device.take())) == ((["device"], True) if sent else ([], False))
+
+
+@pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5_0])
+@proves("3.1.1:MQTT-3.8.4-3", "5.0:MQTT-3.8.4-3")
+async def test_the_same_filter_again_replaces_its_options(replica: Replica, version: int) -> None:
+    device = connected(replica, version=version)
+    subscribe(device, "down/#", qos=2)
+    subscribe(device, "down/#", qos=0)
+    await execute(replica, deliver(qos=2))
+    assert device.take() == publish(b"hi", 0, version=version)
+
+
+@pytest.mark.parametrize("version", [MQTT_3_1_1, MQTT_5_0])
+@proves(
+    "3.1.1:MQTT-3.10.4-1", "3.1.1:MQTT-3.10.4-2", "3.1.1:MQTT-3.10.4-3",
+    "5.0:MQTT-3.10.4-1", "5.0:MQTT-3.10.4-2", "5.0:MQTT-3.10.4-3",
+)  # fmt: skip
+async def test_unsubscribe_ends_what_comes_and_not_what_is_under_way(replica: Replica, version: int) -> None:
+    device = connected(replica, version=version)
+    subscribe(device, "down/#", qos=2)
+    _, outcomes = await execute(replica, deliver(qos=2))
+    device.take()
+    # Another filter, though it takes the same topic.
+    device.send(octets('a2 { 0008 [00] "down/+" }', version))
+    assert (await execute(replica, deliver(qos=0)))[1] == [("device", "delivered")]
+    device.send(octets('a2 { 0009 [00] "down/#" }', version))
+    assert (await execute(replica, deliver(qos=0, to=None)))[0] == []
+    device.take()
+    acknowledge(device, 1, packets.PUBREC)
+    assert (outcomes, device.take()) == ([("device", "delivered")], b"\x62\x02\x00\x01")
 
 
 async def test_nobody_named_means_all_subscribers(replica: Replica) -> None:
@@ -280,6 +353,7 @@ async def test_a_device_that_never_acknowledges(replica: Replica, monkeypatch: p
     assert (replica.downlink.in_flight, replica.downlink.queued, replica.downlink.queued_bytes) == (0, 0, 0)
 
 
+@proves("5.0:MQTT-3.3.2-5")
 async def test_what_waits_may_expire(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "DOWNLINK_IN_FLIGHT_MAX", 1)
     device = subscribed(replica)

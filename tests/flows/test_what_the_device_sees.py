@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from proxy import limits
+from proxy.cluster.commands import DELIVER, KICK, Command, Message, Selector
 from proxy.errors import GatewayError, Refusal
+from proxy.flows.access import AccessSettings
 from proxy.flows.drain import drain, let_go
 from proxy.kafka.dead_letters import DeadLetters
 from proxy.mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
@@ -29,10 +31,7 @@ ELSEWHERE: dict[str, str] = {}
 #: Rows of the design whose feature does not exist yet, and what it is.
 WAITING = {
     "not authorised at CONNECT": "access control",
-    "PUBLISH denied": "access control",
     "too many messages": "quotas for each client",
-    "kicked": "commands from Kafka and the admin port",
-    "SUBSCRIBE allowed": "messages to devices",
 }
 ALREADY: dict[str, str] = {}
 
@@ -40,6 +39,7 @@ DEAD = "t_dead_letter"
 CONNECT = '10 { P 02 003c [{ 17 00 }] "dev" }'
 CONNACK = "20 ?? 00 00 [*]"
 DISCONNECT = "[ e0 01 %02x ]"
+KICKED = Command("1", KICK, Selector("dev"))
 #: To a topic that has a route.
 PUBLISH = '32 { "tlink/a" 0001 [00] (hi) }'
 
@@ -193,6 +193,26 @@ async def test_a_topic_of_the_server(replica: Replica, connected: LiveDevice) ->
     connected.sends('32 { "$SYS/uptime" 0001 [00] (hi) }')
     await connected.hears("40 { 0001 [90] }")
     assert replica.count("mqk_publishes_total", qos="1", result="unmatched") == 1
+
+
+@row("PUBLISH denied by access control")
+@like(access=AccessSettings(publish_default="deny"))
+async def test_denied(replica: Replica, connected: LiveDevice) -> None:
+    connected.sends(f'30 {{ "tlink/a" [00] (hi) }} {PUBLISH} 34 {{ "tlink/a" 0002 [00] (hi) }}')
+    await connected.hears("40 { 0001 [87] }", "50 { 0002 [87] }")
+    counted = [replica.count("mqk_publishes_total", qos=qos, result="denied") for qos in "012"]
+    assert (counted, replica.uplink.access.denied["publish"], stored(replica)) == ([1, 1, 1], 3, [])
+
+
+@part()
+@like(access=AccessSettings(publish_default="deny", on_publish_denied="close"))
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_denied_and_closed(connected: LiveDevice, qos: int) -> None:
+    connected.sends(f'{0x30 | qos << 1:02x} {{ "tlink/a" {"0001" if qos else ""} [00] (hi) }}')
+    if qos and connected.version == MQTT_5_0:
+        await connected.hears(f"{0x30 + 0x10 * qos:02x} {{ 0001 87 }}")
+    else:
+        await connected.ends(DISCONNECT % 0x87)
 
 
 @row("delivered")
@@ -387,7 +407,7 @@ async def test_the_keep_alive(replica: Replica, connected: LiveDevice) -> None:
     await connected.ends(DISCONNECT % 0x8D)
 
 
-@row("taken over / shutting down")
+@row("taken over / kicked / shutting down")
 async def test_taken_over(connected: LiveDevice, port: int) -> None:
     async with await LiveDevice.on(port, MQTT_5_0) as newer:
         newer.sends(CONNECT)
@@ -424,13 +444,62 @@ async def test_a_forged_proxy_header(replica: Replica, device: LiveDevice) -> No
     assert replica.listener.headers_refused == 1
 
 
+@part()
+async def test_kicked(replica: Replica, connected: LiveDevice) -> None:
+    assert replica.executor.execute(KICKED, lambda *_: None) == ["dev"]
+    await connected.ends(DISCONNECT % 0x98)
+
+
+@row("kicked before CONNACK")
+async def test_kicked_at_once(replica: Replica, device: LiveDevice) -> None:
+    replica.log.hold()
+    device.sends(CONNECT)
+    await until(lambda: bool(replica.log.unread), "the CLAIM is written")
+    assert replica.executor.execute(KICKED, lambda *_: None) == ["dev"]
+    await device.ends("[ 20 03 00 88 00 | 20 02 00 03 ]")
+
+
 # ---- SUBSCRIBE ----
 
 
 @row("SUBSCRIBE")
-async def test_subscribe(connected: LiveDevice) -> None:
+@like(access=AccessSettings(subscribe_default="allow"))
+async def test_subscribe(replica: Replica, connected: LiveDevice) -> None:
+    connected.sends('82 { 0001 [00] "down/#" 02 "a/+" 00 }')
+    await connected.hears("90 { 0001 [00] 02 00 }")
+    message = Message("down/a", b"hi", 2)
+    told: list[tuple[str, str]] = []
+    replica.executor.execute(Command("7", DELIVER, Selector(), message=message), lambda *each: told.append(each))
+    await connected.hears('34 { "down/a" 0001 [{ 26 "mqk-command-id" "7" }] (hi) }')
+    connected.sends("50 { 0001 }")
+    await connected.hears("62 { 0001 }")
+    assert told == [("dev", "delivered")]
+
+
+@part(MQTT_3_1_1, MQTT_5_0)
+@like(access=AccessSettings(subscribe_default="allow"))
+async def test_subscribe_with_a_session_that_lives_on(replica: Replica, device: LiveDevice) -> None:
+    device.sends('10 { P 00 003c [{ 11 ffffffff 17 00 }] "dev" } c0 00')
+    await device.hears(CONNACK, "d0 00")
+    replica.log.hold()
+    device.sends('82 { 0001 [00] "down/#" 01 } c0 00')
+    await device.hears("d0 00")
+    replica.log.release()
+    await device.hears("90 { 0001 [00] 01 }")
+
+
+@row("SUBSCRIBE not allowed / too many")
+async def test_subscribe_not_allowed(connected: LiveDevice) -> None:
     connected.sends('82 { 0001 [00] "tlink/#" 01 "a/+" 00 }')
     await connected.hears("90 { 0001 [00] [87|80|00] [87|80|00] }")
+
+
+@part()
+@like(access=AccessSettings(subscribe_default="allow"))
+async def test_too_many_subscriptions(connected: LiveDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SUBSCRIPTIONS_PER_CLIENT_MAX", 1)
+    connected.sends('82 { 0001 [00] "a" 01 "b" 01 "a" 02 }')
+    await connected.hears("90 { 0001 [00] 01 [97|80|00] 02 }")
 
 
 @row("invalid topic filter / shared subscription")
@@ -440,6 +509,7 @@ async def test_an_invalid_topic_filter(connected: LiveDevice) -> None:
 
 
 @part()
+@like(access=AccessSettings(subscribe_default="allow"))
 async def test_a_shared_subscription(connected: LiveDevice) -> None:
     connected.sends('82 { 0001 [00] "$share/group/a" 01 }')
     if connected.version == MQTT_5_0:
@@ -452,6 +522,14 @@ async def test_a_shared_subscription(connected: LiveDevice) -> None:
 async def test_unsubscribe(connected: LiveDevice) -> None:
     connected.sends('a2 { 0001 [00] "tlink/#" }')
     await connected.hears("b0 { 0001 [00] [11] }")
+
+
+@part()
+@like(access=AccessSettings(subscribe_default="allow"))
+async def test_unsubscribe_from_something(replica: Replica, connected: LiveDevice) -> None:
+    connected.sends('82 { 0001 [00] "a" 01 } a2 { 0002 [00] "a" "a" }')
+    await connected.hears("90 { 0001 [00] 01 }", "b0 { 0002 [00] [00 11] }")
+    assert len(replica.uplink.subscribers) == 0
 
 
 # ---- the table itself ----

@@ -98,10 +98,47 @@ async def test_a_full_window_holds_back_and_goes_on_as_it_empties(net: Net) -> N
 async def test_a_device_that_does_not_read_is_not_read(net: Net) -> None:
     connection, transport = connected(net)
     connection.pause_writing()
-    assert not transport.reading
+    assert (transport.reading, connection.writable) == (False, False)
     connection.pause_writing()
     connection.resume_writing()
-    assert transport.reading
+    assert (transport.reading, connection.writable) == (True, True)
+    assert net.handlers[0].rooms == 1
+
+
+async def test_what_a_device_does_not_read_is_known(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, transport = connected(net)
+    monkeypatch.setattr(transport, "get_write_buffer_size", lambda: 7)
+    assert connection.unread_bytes == 7
+    transport.abort()
+    await turn()
+    assert connection.unread_bytes == 0
+    # uvloop may still say it when there is nobody to be told.
+    connection.resume_writing()
+    assert net.handlers[0].rooms == 0
+
+
+async def test_messages_to_the_device(net: Net) -> None:
+    connection, _ = connected(net)
+    for qos in (1, 2):
+        connection.protocol.send_publish(Publish(TopicName("down", b"down"), b"", qos))
+    connection.data_received(b"\x40\x02\x00\x01" + b"\x50\x02\x00\x02")
+    handler = net.handlers[0]
+    assert ([each.packet_id for each in handler.acknowledged], handler.rooms) == ([1, 2], 0)
+    connection.data_received(b"\x70\x02\x00\x02")
+    assert (len(handler.acknowledged), handler.rooms) == (2, 1)
+
+
+@pytest.mark.parametrize("place", ["on_acknowledged", "on_room"])
+async def test_a_bug_in_handling_them(net: Net, place: str) -> None:
+    connection, transport = connected(net)
+    connection.protocol.send_publish(Publish(TopicName("down", b"down"), b"", 1))
+    net.handlers[0].raises_in = place
+    connection.data_received(b"\x40\x02\x00\x01")
+    if place == "on_room":
+        connection.pause_writing()
+        connection.resume_writing()
+    assert transport.aborted
+    net.bugs_wanted = 1
 
 
 async def test_reading_waits_for_both_the_device_and_kafka(net: Net) -> None:

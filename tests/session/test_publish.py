@@ -129,7 +129,7 @@ def test_an_identifier_in_use_without_dup(version: int) -> None:
     assert session.sent() == b""
 
 
-@proves("5.0:MQTT-2.2.1-3", "5.0:MQTT-4.4.0-1")
+@proves("5.0:MQTT-2.2.1-3")
 @pytest.mark.parametrize("dup", [False, True])
 def test_an_identifier_in_use_in_50(dup: bool) -> None:
     """Where resending is for a new connection only, DUP or not."""

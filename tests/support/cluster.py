@@ -28,7 +28,7 @@ class Cluster:
         self.name = f"c{free_port()}"
         shared = {"kafka.topic_prefix": f"{self.name}_", "kafka.internal_prefix": f"_{self.name}_", **(settings or {})}
         self.replicas = [
-            ProxyProcess(kafka.bootstrap, directory, {**shared, "node.id": f"{self.name}-{number}"}, behind)
+            ProxyProcess(kafka.bootstrap, directory, {**shared, "node.id": f"{self.name}-{number}"}, behind=behind)
             for number in range(size)
         ]
         self._stack = ExitStack()

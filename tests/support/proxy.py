@@ -33,7 +33,8 @@ class ProxyProcess:
     """One replica on ports of its own, which it keeps when it is started again. As a context manager it is killed.
 
     `settings` are dotted names, as in `{"routing.preset": "single"}`; they are added to those that every test needs.
-    With several `slots` its ports are the first ones of so many. `behind` are the networks of its load balancers, which ask its agent port.
+    With several `slots` its ports are the first ones of so many. `behind` are the networks of its load balancers, which
+    ask its agent port.
     """
 
     def __init__(

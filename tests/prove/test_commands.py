@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.downlink import create_topic, steady, with_losses
+from tests.support.downlink import beside_others, create_topic, steady, with_losses
 from tests.support.kafka_broker import VERSIONS, KafkaBroker
 
 SETTINGS = {"acl.subscribe_default": "allow", "commands.start": "earliest"}
@@ -45,3 +45,12 @@ def test_replicas_are_killed(cluster: Cluster, capsys: pytest.CaptureFixture[str
     figures = asyncio.run(with_losses(cluster, DEVICES, PER_SECOND / 4, losses=4, pause=15))
     told(capsys, "replicas killed and started again", figures)
     assert figures["delivered"] > figures["commands"] / 2
+
+
+def test_one_is_silent_and_one_does_not_read(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = asyncio.run(beside_others(cluster, DEVICES, PER_SECOND / 2, seconds=45))
+    told(capsys, "one never acknowledges, one reads nothing", figures)
+    assert figures["beside"]["p99 ms"] <= 2 * figures["alone"]["p99 ms"]
+    assert {"timed_out", "queue_full"} <= figures["silent"].keys()
+    assert "queue_full" in figures["unread"]
+    assert figures["replicas grew by MB"] < 200

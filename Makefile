@@ -13,13 +13,16 @@ JAVA := .cache/peers/.complete
 NODE := tests/peers/node/node_modules/.complete
 PROOFS := $(patsubst tests/prove/test_%.py,prove-%,$(wildcard tests/prove/test_*.py))
 
-.PHONY: help run check test prove bench compiled lock clean installed-for-tests
+.PHONY: help run cluster check test prove bench compiled lock clean installed-for-tests
 
 help: ## List what make can do
 	@sed -nE 's/^([a-z%-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | sed 's/%/NAME/' | expand -t 20
 
 run: .venv/.run ## Start the proxy with a Kafka in memory, on 127.0.0.1
 	@exec $(BIN)/mqk dev
+
+cluster: .cache/programs-for-cluster .venv/.run .cache/kafka-4.1.0/.complete ## Start Kafka, three replicas and HAProxy, on 127.0.0.1
+	@exec $(BIN)/python -m tools.cluster
 
 check: .venv/.dev ## Format, lint, types and core tests: under a minute, no Kafka
 	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted as above: $(BIN)/ruff format ."; exit 1; }
@@ -70,6 +73,10 @@ installed-for-tests: .cache/programs-for-tests .venv/.dev $(KAFKA) $(JAVA) $(NOD
 # The programs that pip and npm cannot install. Python is named here too, so that one run names all that is missing.
 .cache/programs-for-tests: Makefile tools/need
 	@tools/need python cc jdk mvn node npm mosquitto_pub haproxy
+	@mkdir -p .cache && touch $@
+
+.cache/programs-for-cluster: Makefile tools/need
+	@tools/need python java mvn haproxy
 	@mkdir -p .cache && touch $@
 
 .cache/programs-for-bench: Makefile tools/need

@@ -151,6 +151,7 @@ class Fleet:
         self._publishing = [device for device in self.devices if device.index < settings.connections]
         self._links: dict[int, Link] = {}
         self._attempts = dict.fromkeys(indices, 0)
+        self._lost_at: dict[int, float] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._closing = False
         self._all_closed = asyncio.Event()
@@ -198,6 +199,8 @@ class Fleet:
     def link_ready(self, device: Device) -> None:
         self._attempts[device.index] = 0
         self.tally.connected += 1
+        if device.index in self._lost_at:
+            self.tally.away.add(now() - self._lost_at.pop(device.index))
 
     def link_lost(self, device: Device, was_ready: bool) -> None:
         del self._links[device.index]
@@ -208,6 +211,7 @@ class Fleet:
             return
         if was_ready:
             self.tally.connections_lost += 1
+            self._lost_at[device.index] = now()
         else:
             self.tally.connect_failures += 1
         self._open_later(device)

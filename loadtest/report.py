@@ -15,6 +15,8 @@ def describe(figures: Mapping[str, Any]) -> str:
     if settings["connections"]:
         lines += _publishing(figures)
     lines.append(f"connections      {figures['connected_at_end']} at the end, {_connections(figures['connections'])}")
+    if figures["away_ms"]["count"]:
+        lines.append(f"without one      {_latency(figures['away_ms'])}")
     lines += [f"violation        {count} x {what}" for what, count in figures["violations"].items()]
     lines += [f"ping {name:<12}{_latency(pings)}" for name, pings in figures["ping_ms"].items() if pings["count"]]
     lines += [_server(server) for server in figures["servers"]]

@@ -224,6 +224,7 @@ def _figures(
             "server_disconnects": dict(tally.server_disconnects),
             "ping_timeouts": tally.ping_timeouts,
         },
+        "away_ms": tally.away.summary_ms(),
         "ping_ms": {"idle": tally.ping_idle.summary_ms(), "publishing": tally.ping_publishing.summary_ms()},
         "tool": {
             "cpu_us_per_message": _per_message(tally.cpu_seconds, tally.acked),

@@ -41,6 +41,8 @@ class Tally:
     loop_lag_max: float = 0.0
     cpu_seconds: float = 0.0
     ack_latency: Histogram = field(default_factory=Histogram)
+    away: Histogram = field(default_factory=Histogram)
+    """From the end of an accepted connection to the CONNACK of the next: as long a device could publish nothing."""
     ping_idle: Histogram = field(default_factory=Histogram)
     ping_publishing: Histogram = field(default_factory=Histogram)
 

@@ -79,6 +79,7 @@ class Node:
             }
         )
         self.gateway = self.clusters.gateways[DEFAULT]
+        self.gateway.urgent = frozenset({f"{settings.kafka.internal_prefix}inbox"})
         self.client_options = _client_options(self.gateway.settings)
         self.presence = Presence(
             self.gateway,

@@ -28,6 +28,7 @@ from proxy.mqtt.topics import TopicName
 from proxy.node import Node
 from proxy.policy.partitioners import murmur2_partition
 from tests.support.fakes import ShortSleeps, until
+from tests.support.memory_commands import MemoryCommands
 from tests.support.memory_gateway import PARTITIONS, MemoryGateway
 from tests.support.memory_log import MemoryKafka
 
@@ -78,6 +79,7 @@ class Gateway(MemoryGateway):
 def kafka_in_memory(monkeypatch: pytest.MonkeyPatch) -> MemoryKafka:
     Gateway.kafka = MemoryKafka()
     Gateway.kafka.install(monkeypatch)
+    MemoryCommands(Gateway.kafka).install(monkeypatch)
     monkeypatch.setattr(limits, "SWEEP_SECONDS", 0.01)
     monkeypatch.setattr(node, "AioKafkaGateway", Gateway)
     monkeypatch.setattr("uvicorn.server.asyncio", ShortSleeps())
@@ -98,6 +100,7 @@ async def make() -> AsyncIterator[Callable[..., Node]]:
             if task is not None:
                 task.cancel()
                 await asyncio.wait((task,))
+        await each.switchboard.close()
         each.listener.stop()
         each.agent.stop()
         each.chain.close()

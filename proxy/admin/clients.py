@@ -7,10 +7,10 @@ from typing import Final
 from proxy.admin.api import Asked
 from proxy.admin.directory import Filter, Place, decode_place, state_of
 from proxy.admin.models import ClientOut, ClientsOut, MessageRequest, OutcomeOut, ResultOut
-from proxy.admin.parts import Parts, Result
+from proxy.admin.parts import Parts
 from proxy.admin.problems import Problem
 from proxy.clock import wall_ms
-from proxy.cluster.commands import ACL_CLEAN, DELIVER, KICK, Command, Message, Selector
+from proxy.cluster.commands import ACL_CLEAN, DELIVER, KICK, Command, Message, Result, Selector
 from proxy.kafka.records import SessionRecord
 from proxy.mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0
 
@@ -67,11 +67,11 @@ async def publish(parts: Parts, asked: Asked) -> ResultOut:
 
 
 async def _execute(parts: Parts, command: Command) -> Result:
-    if parts.controller is None:
-        raise Problem(501, "commands are not in this version")
     result = await parts.controller.execute(command)
     if result.outcome == "busy":
         raise Problem(503, "as many commands as may be are on their way", headers={"Retry-After": "1"})
+    if result.outcome == "malformed":
+        raise Problem(422, result.error)
     return result
 
 

@@ -11,7 +11,7 @@ from proxy.admin.models import (
     RoutesOut,
     SettingOut,
 )
-from proxy.admin.parts import Drainer, Parts
+from proxy.admin.parts import Parts
 from proxy.admin.problems import Problem
 from proxy.clock import monotonic
 from proxy.policy.routes import Rule
@@ -72,20 +72,14 @@ async def show_config(parts: Parts, _asked: Asked) -> ConfigOut:
 
 
 async def show_drain(parts: Parts, _asked: Asked) -> DrainOut:
-    return DrainOut(node=parts.node, state=_drainer(parts).state)
+    return DrainOut(node=parts.node, state=parts.drainer.state)
 
 
 async def start_drain(parts: Parts, asked: Asked) -> DrainOut:
-    _drainer(parts).start()
+    parts.drainer.start()
     return await show_drain(parts, asked)
 
 
 async def cancel_drain(parts: Parts, asked: Asked) -> DrainOut:
-    _drainer(parts).cancel()
+    parts.drainer.cancel()
     return await show_drain(parts, asked)
-
-
-def _drainer(parts: Parts) -> Drainer:
-    if parts.drainer is None:
-        raise Problem(501, "draining over HTTP is not in this version")
-    return parts.drainer

@@ -5,35 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from proxy.admin.directory import Directory
-from proxy.cluster.commands import Command
+from proxy.cluster.commands import Command, Result
 from proxy.cluster.nodes import NodeRegistry
 from proxy.flows.bans import Bans
 from proxy.kafka.records import SessionRecord
 from proxy.policy.routes import RouteTable
-
-
-class ClientOutcome(Protocol):
-    """What became of a command at one client."""
-
-    @property
-    def clientid(self) -> str: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def node(self) -> str: ...
-
-
-class Result(Protocol):
-    """What became of a command."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def clients(self) -> Sequence[ClientOutcome]: ...
 
 
 class Controller(Protocol):
@@ -63,9 +39,9 @@ class Parts:
     directory: Directory
     view: Callable[[str], SessionRecord | None]
     registry: Callable[[], NodeRegistry]
-    controller: Controller | None
+    controller: Controller
     bans: Bans
     routes: Callable[[], RouteTable]
     explain: Callable[[str, str, str | None], dict[str, Any]]
     effective: Callable[[], Sequence[tuple[str, object]]]
-    drainer: Drainer | None
+    drainer: Drainer

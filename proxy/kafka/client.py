@@ -65,6 +65,8 @@ class AioKafkaGateway:
         self.congested = False
         self.full = False
         self.pace = BatchPace(limits.FREE_BATCHES_PER_SECOND, limits.FREE_BATCHES_BURST, limits.BATCH_TICK_SECONDS)
+        #: Topics whose batches do not wait for the pace: their writers gather records themselves.
+        self.urgent: frozenset[str] = frozenset()
         self.on_relief: Callable[[], object] = lambda: None
         topic = settings.dead_letter_topic
         self.dead_letters = DeadLetters(self, topic, metrics.dead_letters) if topic else None

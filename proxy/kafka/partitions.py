@@ -146,9 +146,10 @@ class PartitionWorker:
 
     async def _send_next(self) -> None:
         self.used_at = self._gateway.now()
-        delay = self._gateway.pace.delay(self._gateway.now())
-        if delay:
-            await asyncio.sleep(delay)
+        if self.topic not in self._gateway.urgent:
+            delay = self._gateway.pace.delay(self._gateway.now())
+            if delay:
+                await asyncio.sleep(delay)
         producer = await self._producers.get()
         try:
             await self._send_batch(producer)

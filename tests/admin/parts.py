@@ -13,7 +13,7 @@ from proxy.admin.directory import Directory
 from proxy.admin.guard import Guard, Token
 from proxy.admin.parts import Parts
 from proxy.admin.routes import ENDPOINTS
-from proxy.cluster.commands import Command
+from proxy.cluster.commands import ClientOutcome, Command, Result
 from proxy.cluster.nodes import NodeRegistry
 from proxy.flows.bans import Bans, BanSettings
 from proxy.flows.explain import Partitions, explain
@@ -25,16 +25,6 @@ from tests.support.memory_log import MemoryKafka
 READ, WRITE = "the token that reads", "the token that writes"
 
 
-class Outcome:
-    def __init__(self, clientid: str, outcome: str, node: str = "node-7") -> None:
-        self.clientid, self.outcome, self.node = clientid, outcome, node
-
-
-class Result:
-    def __init__(self, command: Command, outcome: str, clients: list[Outcome]) -> None:
-        self.id, self.kind, self.outcome, self.clients, self.error = command.id, command.kind, outcome, clients, ""
-
-
 class FakeController:
     """Keeps what it is asked for, and answers what a test says."""
 
@@ -42,6 +32,7 @@ class FakeController:
         self.commands: list[Command] = []
         self.outcome = "done"
         self.hit: list[str] = ["c1"]
+        self.error = ""
         self.bug: Exception | None = None
         #: Cleared by a test: commands wait.
         self.goes_on = asyncio.Event()
@@ -52,7 +43,8 @@ class FakeController:
         await self.goes_on.wait()
         if self.bug is not None:
             raise self.bug
-        return Result(command, self.outcome, [Outcome(name, self.outcome) for name in self.hit])
+        clients = [ClientOutcome(name, self.outcome, "node-7") for name in self.hit]
+        return Result(command.id, command.kind, self.outcome, clients, self.error)
 
 
 class FakeDrainer:

@@ -312,6 +312,11 @@ async def test_too_many_commands(door: Door) -> None:
     problem(await door.ask("POST", "/v1/kick", {"clientid": "c1"}), 503)
 
 
+async def test_what_a_command_cannot_be(door: Door) -> None:
+    door.controller.outcome, door.controller.error = "malformed", "names nobody"
+    assert problem(await door.ask("POST", "/v1/kick", {"clientid": "c1"}), 422) == "names nobody"
+
+
 # ---- bodies and bounds ----
 
 JSON = {"Content-Type": "application/json"}

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.lb.conftest import Certificates
+from tests.support.balanced import both_ways, who_moves
 from tests.support.device import CONNACK, Device, packet, text
 from tests.support.haproxy import BalancedCluster, program
 from tests.support.processes import wait_until
 from tests.support.roamers import Roamer
-from tests.support.sessions import online, roaming, until
+from tests.support.sessions import roaming, until
 
 CLIENTS = 60
 CONNECT_BODY = text("MQTT") + bytes([4, 2, 0, 60])
@@ -46,29 +47,7 @@ def test_it_takes_the_configuration(tmp_path: Path, certificates: Certificates, 
 
 
 def test_who_moves(cluster: BalancedCluster) -> None:
-    """The same device goes to the same replica; when one dies only its devices move; when it is back they come home."""
-    asyncio.run(_who_moves(cluster))
-
-
-async def _who_moves(cluster: BalancedCluster) -> None:
-    roamers = fleet(cluster, "mover")
-    async with roaming(roamers):
-        first = await asyncio.to_thread(homes, cluster, roamers)
-    assert set(first.values()) == {replica.node for replica in cluster.replicas}
-    victim = cluster.replicas[1]
-    async with roaming(roamers):
-        assert await asyncio.to_thread(homes, cluster, roamers) == first
-        victim.kill()
-        lost = [roamer for roamer in roamers if first[roamer.client_id] == victim.node]
-        await until(lambda: all(each.broken and each.connected for each in lost), "the lost are back", 30)
-        await until(lambda: victim.node not in cluster.homes().values(), "status knows who has moved", 40)
-        moved = await asyncio.to_thread(homes, cluster, roamers)
-        assert {name for name in moved if moved[name] != first[name]} == {each.client_id for each in lost}
-        assert not any(each.broken for each in roamers if each not in lost)
-    await asyncio.to_thread(victim.start)
-    await asyncio.to_thread(cluster.wait_until_up)
-    async with roaming(roamers):
-        assert await asyncio.to_thread(homes, cluster, roamers) == first
+    asyncio.run(who_moves(cluster, fleet(cluster, "mover"), victim=1))
 
 
 def test_drain(cluster: BalancedCluster) -> None:
@@ -99,20 +78,11 @@ async def _drain(cluster: BalancedCluster) -> None:
 
 
 def test_two_haproxies_send_a_device_to_one_replica(cluster: BalancedCluster) -> None:
-    asyncio.run(_two_haproxies(cluster))
-
-
-async def _two_haproxies(cluster: BalancedCluster) -> None:
-    for number in range(20):
-        through = [Roamer(f"both-{number}", [port]) for port in cluster.ports]
-        assert [await roamer.connect(roamer.port or roamer.ports[0]) for roamer in through] == [True, True]
-        reading = asyncio.create_task(through[0].read())
-        await asyncio.wait_for(reading, 10)
-        assert through[0].told == [0x8E]
-        through[1].close()
-    told = [each for each in cluster.status() if each["clientid"].startswith("both-")]
-    assert len({(each["clientid"], each["node"]) for each in told}) == 20, "one home each, from both"
-    await until(lambda: not {name for name in online(cluster) if name.startswith("both-")}, "nobody is left", 30)
+    """Whichever of them it takes, and one connection of it is left."""
+    client_ids = [f"both-{number}" for number in range(10)]
+    asyncio.run(both_ways(cluster, client_ids, 5))
+    told = [each for each in cluster.status() if each["clientid"] in client_ids]
+    assert len({(each["clientid"], each["node"]) for each in told}) == 10
 
 
 # ---- what a replica knows of a device ----

@@ -79,6 +79,7 @@ async def test_resends_after_every_cut_with_dup_in_order_and_loses_nothing(versi
     tally = fleet.tally
     assert tally.connections_lost >= 3
     assert tally.resent >= tally.connections_lost
+    assert tally.away.total >= tally.connections_lost - fleet.settings.devices
     assert (tally.acked, tally.sent, tally.ack_errors) == (400, 400, 0)
     payloads = Payloads(fleet.settings.run_id, 40)
     for device in fleet.devices:

@@ -12,6 +12,7 @@ APART = ("tests/e2e/", "tests/peers/")
 TOGETHER = {
     "mortal_kafka": (
         "tests/e2e/test_crashes.py",
+        "tests/e2e/test_balanced_outage.py",
         "tests/e2e/test_outage.py",
         "tests/e2e/test_sessions.py",
         "tests/e2e/test_clusters.py",

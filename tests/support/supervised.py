@@ -63,7 +63,7 @@ class Supervised(Cluster):
             "kafka.internal_prefix": f"_{self.name}_",
             **(settings or {}),
         }
-        self.supervisor = ProxyProcess(kafka.bootstrap, directory, given, size)
+        self.supervisor = ProxyProcess(kafka.bootstrap, directory, given, slots=size)
         self.replicas = [self.supervisor]
         first, admin = self.supervisor.port, self.supervisor.admin_port
         self.slots = [

@@ -16,6 +16,7 @@ from proxy.mqtt.framing import Framer
 from proxy.mqtt.packets import MQTT_3_1_1, MQTT_5_0, Ack, Subscribe, Subscription
 from tests.flows.harness import Device, Replica
 from tests.support.fakes import turn
+from tests.support.live import LiveDevice
 
 CLIENTS = 4
 STEPS = 300
@@ -192,3 +193,39 @@ async def test_the_orders_of_events_reach_every_outcome(monkeypatch: pytest.Monk
         await run.end()
         outcomes.update(outcome for told in run.told for outcome in told.values())
     assert set(outcomes) == {"delivered", "expired", "queue_full", "timed_out", "connection_lost"}
+
+
+async def test_a_device_that_reads_nothing_from_its_socket() -> None:
+    """It is not this process that keeps what it does not read, and others do not notice."""
+    replica = Replica(access=AccessSettings(subscribe_default="allow"))
+    port = await replica.listener.listen("127.0.0.1", 0)
+    outcomes: list[tuple[str, str]] = []
+
+    def execute(client_id: str) -> None:
+        message = Message("down", bytes(60_000))
+        replica.executor.execute(
+            Command("1", DELIVER, Selector(client_id), message=message), lambda *told: outcomes.append(told)
+        )
+
+    async with await LiveDevice.on(port) as deaf, await LiveDevice.on(port) as other:
+        for device, name in ((deaf, "deaf"), (other, "other")):
+            device.sends(f'10 {{ P 02 003c "{name}" }} 82 {{ 0001 "down" 00 }}')
+            await device.hears("20 02 00 00", "90 { 0001 00 }")
+        # The kernel and asyncio's reader take some megabytes before the device's window is shut.
+        deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        while ("deaf", "queue_full") not in outcomes:
+            execute("deaf")
+            await turn()
+            assert len(outcomes) < 10_000
+        (connection,) = (each.connection for each in replica.uplink.clients.values() if each.client_id == "deaf")
+        assert 0 < connection.unread_bytes <= limits.WRITE_BUFFER_BYTES_MAX + 60_020
+        assert replica.downlink.queued == limits.DOWNLINK_QUEUE_MAX
+        execute("other")
+        assert len(await other.packet()) > 60_000
+        taken = sum(outcome == "delivered" for name, outcome in outcomes if name == "deaf")
+        deaf.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(taken + limits.DOWNLINK_QUEUE_MAX):
+            assert len(await deaf.packet()) > 60_000
+        assert (replica.downlink.queued, replica.downlink.unread_bytes) == (0, 0)
+    replica.listener.stop()
+    assert (replica.listener.bugs, replica.gateway.bugs) == (0, [])

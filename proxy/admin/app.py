@@ -85,6 +85,8 @@ class AdminServer(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 ws="none",
+                http="h11",
+                h11_max_incomplete_event_size=limits.ADMIN_HEAD_BYTES_MAX,
                 timeout_graceful_shutdown=limits.ADMIN_STOP_SECONDS_MAX,
             )
         )

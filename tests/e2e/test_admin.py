@@ -1,6 +1,5 @@
 """The admin API of real replicas on a real Kafka, asked by `mqk` as its users type it."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from tests.support.cluster import Cluster
 from tests.support.device import DISCONNECT, Device
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.processes import wait_until
+from tests.support.proxy import admin_token
 
 READ, WRITE = "a token that reads", "a token that writes"
 
@@ -39,14 +39,9 @@ def mqk(*arguments: str, token: str | None = WRITE) -> Ran:
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-def known(name: str, role: str, token: str) -> dict[str, str]:
-    """As `mqk token` prints it."""
-    return {"name": name, "role": role, "token_sha256": hashlib.sha256(token.encode()).hexdigest()}
-
-
 @pytest.fixture
 def cluster(kafka: KafkaBroker, tmp_path: Path) -> Iterator[Cluster]:
-    tokens = [known("ops", "write", WRITE), known("eyes", "read", READ)]
+    tokens = [admin_token("ops", "write", WRITE), admin_token("eyes", "read", READ)]
     with Cluster(kafka, tmp_path, 2, {"admin.tokens": tokens}) as cluster:
         yield cluster
 

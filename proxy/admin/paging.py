@@ -1,4 +1,4 @@
-"""The `next` of a page, which comes back as its `cursor`: where a list goes on, in letters that URLs take as they are."""
+"""The `next` of a page, which comes back as its `cursor`: where a list goes on, in letters that a URL may have."""
 
 import base64
 

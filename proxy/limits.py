@@ -196,7 +196,7 @@ ADMIN_TOKENS_MAX: Final = 100
 ADMIN_CLIENT_SECONDS_MAX: Final = 120.0
 
 # bans
-#: All of them are in the memory of each replica, 0.3 kB each (tracemalloc); a firewall is the place for more.
+#: All of them are in the memory of each replica, 0.4 kB each (tracemalloc); a firewall is the place for more.
 BANS_MAX: Final = 10_000
 BAN_VALUE_CHARACTERS_MAX: Final = 1_024
 BAN_REASON_CHARACTERS_MAX: Final = 500

@@ -119,7 +119,7 @@ def dev(config: ConfigFile = None, overrides: Overrides = None) -> None:
 def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Say everything that is wrong with a configuration."""
     from proxy.kafka.security import ClientSettings, client_options
-    from proxy.node import route_table
+    from proxy.node import access, route_table
     from proxy.policy.authenticators.password_file import read_users
 
     settings = _load(config, overrides).settings
@@ -129,6 +129,8 @@ def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None
     for entry in settings.auth.chain:
         users = read_users(entry.path)
         typer.echo(f"{entry.path}: users: {len(users)}")
+    if settings.acl.file is not None:
+        typer.echo(f"{settings.acl.file}: rules: {access(settings).rules}")
     for warning in settings.warnings():
         complain(f"warning: {warning}")
     typer.echo(f"{config or 'configuration'}: ok")

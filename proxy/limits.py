@@ -269,8 +269,6 @@ DOWNLINK_MESSAGE_OVERHEAD_BYTES: Final = 400
 DOWNLINK_DEVICES_PER_TURN_MAX: Final = 200
 #: Clients that one kick disconnects at once; more are paced, as at a shutdown.
 KICKS_AT_ONCE_MAX: Final = 100
-#: Time that a device has for a message, from the command to its acknowledgement.
-DOWNLINK_ACK_SECONDS: Final = 30.0
 
 # several replicas on one host
 #: How often a replica tells its supervisor that its event loop turns.

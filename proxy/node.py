@@ -106,7 +106,7 @@ class Node:
             self.sessions,
             Goodbyes(),
             self.metrics,
-            _access(settings),
+            access(settings),
         )
         self.listener = Listener(
             _session_limits(settings), settings.limits.connections_max, self.gateway, self.uplink.new_client
@@ -696,7 +696,8 @@ def _chain(settings: Settings) -> Chain:
     return Chain(files, anonymous=auth.anonymous)
 
 
-def _access(settings: Settings) -> Access:
+def access(settings: Settings) -> Access:
+    """What `[acl]` and its file say. Raises ConfigError."""
     acl = settings.acl
     return Access(AccessSettings(acl.file, acl.publish_default, acl.subscribe_default, acl.on_publish_denied))
 

@@ -142,6 +142,18 @@ def test_check_config_reads_the_password_files(run: Run) -> None:
     assert (result.code, result.err.split(": ")[1]) == (2, "passwd:2")
 
 
+def test_check_config_reads_the_acl_file(run: Run) -> None:
+    Path("mqk.toml").write_text('[auth]\nanonymous = true\n[acl]\nfile = "acl.conf"\n')
+    assert (
+        run("check-config", "--config", "mqk.toml").err == "mqk: acl.conf: cannot be read: No such file or directory\n"
+    )
+    Path("acl.conf").write_text("allow all all #\n")
+    assert run("check-config", "--config", "mqk.toml") == (0, "acl.conf: rules: 1\nmqk.toml: ok\n", "")
+    Path("acl.conf").write_text("allow all\n")
+    result = run("check-config", "--config", "mqk.toml")
+    assert (result.code, result.err.split(": ")[1]) == (2, "acl.conf:1")
+
+
 def test_check_config_compiles_the_rules(run: Run) -> None:
     rules = '[auth]\nanonymous = true\n[[routing.rules]]\nname = "mine"\nfilter = "a/#"\ntopic = "${nope}"\n'
     Path("mqk.toml").write_text(rules)

@@ -58,7 +58,7 @@ HAProxy's own page is http://127.0.0.1:{ports.balancer}/lb/stats, Kafka is {kafk
 
   mosquitto_pub -h 127.0.0.1 -p {ports.mqtt} -t tlink/pk/dev1/up -m hi -q 1
   java -cp '.cache/kafka-{version}/*' org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server {kafka} \\
-    --include 'tlink_device_.*' --from-beginning --formatter-property print.key=true
+    --include 'tlink_device_.*' --from-beginning --property print.key=true
   kill -9 {victim}    # a replica: a second later it is there again; .venv/bin/mqk nodes
 
 What they log is in {directory}. Ctrl-C stops all of it.

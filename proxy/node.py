@@ -324,7 +324,7 @@ class Node:
         drain_seconds -= min(limits.STOP_SECONDS, drain_seconds / 2)
         await self.switchboard.stop_reading(min(limits.COMMAND_REVOKE_SECONDS_MAX, drain_seconds / 4))
         if self.started.is_set():
-            await self.drainer.leave(drain_seconds)
+            await self.drainer.leave(max(0.0, began + drain_seconds - monotonic()))
         if self.rebalancing is not None:
             self.rebalancing.cancel()
         self.listener.stop()

@@ -333,7 +333,7 @@ async def test_the_devices_leave_time_for_the_end(
     monkeypatch.setattr(replica.drainer, "leave", leave)
     await replica.start()
     await replica.stop(given)
-    assert allowed == [drained]
+    assert allowed == pytest.approx([drained], abs=0.5)
 
 
 async def test_stop_before_start(make: Callable[..., Node]) -> None:
@@ -361,6 +361,62 @@ async def test_relief_of_the_queue_reaches_the_held_devices(make: Callable[..., 
     assert answers == b"".join(b"\x40\x02" + packet_id.to_bytes(2, "big") for packet_id in range(1, 11))
     assert replica.listener.held == 0
     writer.close()
+
+
+async def test_the_load_balancer_hears_of_a_drain_first(
+    make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "NODE_HEARTBEAT_SECONDS", 0.01)
+    replica = make(node__agent_bind="127.0.0.1:0")
+    await replica.start()
+    server = replica.agent._server
+    assert server is not None
+
+    async def ask() -> bytes:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        return answer
+
+    def state() -> str:
+        return replica.membership.registry.nodes["node-7"].state
+
+    assert await ask() == b"100%\n"
+    _, writer = await connect(replica)
+    replica.drainer.start()
+    assert await ask() == b"0%\n"
+    assert replica.ready().ok
+    assert len(replica.uplink.clients) == 1, "nobody is let go before the balancer has had time to hear it"
+    await until(lambda: state() == "draining", "the others know")
+    replica.drainer.cancel()
+    assert await ask() == b"100%\n"
+    await until(lambda: state() == "serving", "the others know that too")
+    writer.close()
+
+
+async def test_whose_proxy_headers_are_believed(make: Callable[..., Node]) -> None:
+    replica = make(listeners=[{"bind": "127.0.0.1:0", "proxy_protocol_from": ["127.0.0.0/8"]}])
+    await replica.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(replica))
+    writer.write(b"PROXY TCP4 10.1.2.3 10.0.0.1 40000 1883\r\n" + CONNECT)
+    assert (await asyncio.wait_for(reader.readexactly(2), 5))[0] == 0x20
+    assert replica.uplink.clients["c1"].address == "10.1.2.3"
+    writer.close()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_devices_are_sent_home_unless_nobody_wants_it(make: Callable[..., Node], wanted: bool) -> None:
+    replica = make(node__rebalance=wanted)
+    await replica.start()
+    assert (replica.rebalancing is not None) is wanted
+
+
+async def test_an_agent_port_that_cannot_be_had(make: Callable[..., Node]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        replica = make(node__agent_bind=bind)
+        with pytest.raises(ConfigError, match=f"node.agent_bind: cannot listen on {bind}: .*[Aa]ddress already in use"):
+            await replica.start()
 
 
 async def test_a_listener_that_cannot_be_had(make: Callable[..., Node]) -> None:

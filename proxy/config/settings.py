@@ -484,6 +484,8 @@ class Settings(Section):
             found += [f"{section}.client.{warning}" for warning in cluster.client.warnings()]
         if (self.routing.md5_partitions or 0) > 256:
             found.append("routing.md5_partitions is above 256: one byte of MD5 reaches only the first 256 partitions")
+        if self.acl.publish_default == "deny" and self.acl.file is None:
+            found.append('acl.publish_default is "deny" and there is no acl.file: nobody may publish anything')
         routing = self.routing
         if routing.preset == "none" and not routing.rules:
             found.append('routing.preset is "none" and there are no routing.rules: nothing reaches Kafka')

@@ -30,6 +30,8 @@ TICK_SECONDS: Final = 0.5
 RESUMES_PER_TURN_MAX: Final = 200
 #: Devices that are told to go, each second: what the replicas they turn to accept without a queue.
 GOODBYES_PER_SECOND: Final = 500.0
+#: Likewise in a drain, where nothing presses: so many connects cost all who take part half a core, beside the messages.
+DRAIN_GOODBYES_PER_SECOND: Final = 200.0
 #: How often some of them are told.
 GOODBYE_TICK_SECONDS: Final = 0.05
 #: What HAProxy has to ask twice in, so that it knows before the first device is let go: `agent-inter` is 1 s.

@@ -15,7 +15,6 @@ from tests.support.roamers import Roamer
 from tests.support.roaming import LIBRARIES, Peers, all_are_heard, check_nothing_lost, stored
 from tests.support.sessions import roaming, until
 
-
 #: `node.drain_seconds` and some.
 DRAINED_SECONDS = 45.0
 

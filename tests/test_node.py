@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from proxy import limits, logs, node
+from proxy import limits, logs, process, wiring
 from proxy.config import Settings, load
 from proxy.errors import ConfigError, ProxyError
 from proxy.kafka.batches import md5_partition
@@ -81,7 +81,7 @@ def kafka_in_memory(monkeypatch: pytest.MonkeyPatch) -> MemoryKafka:
     Gateway.kafka.install(monkeypatch)
     MemoryCommands(Gateway.kafka).install(monkeypatch)
     monkeypatch.setattr(limits, "SWEEP_SECONDS", 0.01)
-    monkeypatch.setattr(node, "AioKafkaGateway", Gateway)
+    monkeypatch.setattr("proxy.node.AioKafkaGateway", Gateway)
     monkeypatch.setattr("uvicorn.server.asyncio", ShortSleeps())
     return Gateway.kafka
 
@@ -461,7 +461,9 @@ def unchanged_process() -> Iterator[None]:
     gc.unfreeze()
 
 
-async def serving(companion: Any = node._no_companion, **overrides: object) -> "tuple[asyncio.Task[int], list[Node]]":
+async def serving(
+    companion: Any = process._no_companion, **overrides: object
+) -> "tuple[asyncio.Task[int], list[Node]]":
     """The process's own main function in a task, up to the moment when devices can connect."""
     nodes: list[Node] = []
 
@@ -469,7 +471,7 @@ async def serving(companion: Any = node._no_companion, **overrides: object) -> "
         nodes.append(replica)
         await companion(replica)
 
-    task = asyncio.create_task(node._serve(settings(**overrides), partial(settings, **overrides), accompany))
+    task = asyncio.create_task(process._serve(settings(**overrides), partial(settings, **overrides), accompany))
     await until(lambda: nodes or task.done(), "the replica has started")
     return task, nodes
 
@@ -515,7 +517,7 @@ async def test_a_signal_while_it_waits_for_kafka(monkeypatch: pytest.MonkeyPatch
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Gateway, "start", wait)
-    task = asyncio.create_task(node._serve(settings(), settings, node._no_companion))
+    task = asyncio.create_task(process._serve(settings(), settings, process._no_companion))
     await asyncio.wait_for(waiting.wait(), 5)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(task, 5) == 0
@@ -558,7 +560,7 @@ async def test_sighup_puts_new_rules_in_force(tmp_path: Path, caplog: pytest.Log
         replicas.append(replica)
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(node._serve(read(), read, accompany))
+    task = asyncio.create_task(process._serve(read(), read, accompany))
     await until(lambda: replicas, "the replica has started")
     (replica,) = replicas
     count = partial(replica.metrics.registry.get_sample_value, "mqk_reloads_total")
@@ -610,14 +612,14 @@ def test_an_error_comes_out_as_it_is(monkeypatch: pytest.MonkeyPatch, with_uvloo
         raise error
 
     with pytest.raises(type(error), match=str(error)):
-        node._run(main(), settings())
+        process._run(main(), settings())
 
 
 # ---- explain ----
 
 
 def test_explain_a_topic_that_goes_to_kafka() -> None:
-    explained = node.explain(settings(), "tlink/a/total", "c1", "u")
+    explained = wiring.explain(settings(), "tlink/a/total", "c1", "u")
     assert explained == {
         "topic": "tlink/a/total",
         "clientid": "c1",
@@ -644,7 +646,7 @@ def test_explain_a_topic_that_goes_to_kafka() -> None:
     [({"kafka__partitions": 3}, 3, 3), ({"routing__md5_partitions": 5}, 12, 5)],
 )
 def test_explain_counts_partitions(overrides: dict[str, object], partitions: int, hashed: int) -> None:
-    explained = node.explain(settings(**overrides), "tlink/ü", "c1", None)
+    explained = wiring.explain(settings(**overrides), "tlink/ü", "c1", None)
     (record,) = explained["records"]
     assert record["partition"] == md5_partition("tlink/ü".encode(), hashed)
     assert record["partitions"] == partitions
@@ -672,22 +674,22 @@ topic = "t_any"
 partitioner = "random"
 """,
     )
-    explained = node.explain(settings(config), "alarms/berlin", "c1", "u")
+    explained = wiring.explain(settings(config), "alarms/berlin", "c1", "u")
     assert explained["rules"] == ["alarms: matches"]
     first, second = explained["records"]
     assert (first["cluster"], first["kafka_topic"], first["key"], first["partitions"]) == ("backup", "berlin", "u", 3)
     assert first["refused"] == "berlin is not in routing.allowed_topics"
     assert (second["refused"], second["partition"]) == (None, murmur2_partition(b"u", 12))
     assert second["headers"] == {"mqtt.topic": "alarms/berlin", "mqtt.clientid": "c1", "plant": "berlin"}
-    (record,) = node.explain(settings(config), "x", "c1", None)["records"]
+    (record,) = wiring.explain(settings(config), "x", "c1", None)["records"]
     assert (record["rule"], record["partition"]) == ("any", None)
 
 
 @pytest.mark.parametrize("unmatched", ["drop", "reject", "dead_letter"])
 def test_explain_a_topic_that_goes_nowhere(unmatched: str) -> None:
-    explained = node.explain(settings(routing__unmatched=unmatched), "other/x", "c1", None)
+    explained = wiring.explain(settings(routing__unmatched=unmatched), "other/x", "c1", None)
     assert (explained["records"], explained["outcome"]) == ([], unmatched)
     assert explained["rules"] == [
         f'{name}: does not begin with "tlink/"' for name in ("ota", "sub_register", "sub_status", "msg")
     ]
-    assert node.explain(settings(routing__unmatched=unmatched), "$SYS/x", "c1", None)["outcome"] == "reject"
+    assert wiring.explain(settings(routing__unmatched=unmatched), "$SYS/x", "c1", None)["outcome"] == "reject"

@@ -22,36 +22,45 @@ CLIENTS = 12
 DRAIN_SECONDS = 10
 
 
+@pytest.fixture(scope="module")
+def workers(kafka: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
+    """They are shared by tests that replace replicas, and leave the supervisor alone."""
+    with Supervised(kafka, tmp_path_factory.mktemp("workers"), 3) as workers:
+        workers.wait_until_all_serve()
+        yield workers
+        assert workers.supervisor.terminate() == 0
+
+
 @pytest.fixture
-def workers(kafka: KafkaBroker, tmp_path: Path) -> Iterator[Supervised]:
-    with Supervised(kafka, tmp_path, 3, {"node.drain_seconds": DRAIN_SECONDS}) as workers:
+def mortal(kafka: KafkaBroker, tmp_path: Path) -> Iterator[Supervised]:
+    """For a test that ends the supervisor."""
+    with Supervised(kafka, tmp_path, 2, {"node.drain_seconds": DRAIN_SECONDS}) as workers:
         workers.wait_until_all_serve()
         yield workers
 
 
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGKILL, 15), (signal.SIGSTOP, 60)], ids=["killed", "hung"])
 def test_a_replica_is_replaced_in_its_slot(workers: Supervised, number: signal.Signals, seconds: float) -> None:
-    figures = asyncio.run(replaced(workers, CLIENTS, victim=1, number=number))
+    figures = asyncio.run(replaced(workers, CLIENTS, victim=1, number=number, name=number.name))
     assert figures["replaced after seconds"] <= seconds
     assert figures["all clients back after seconds"] <= seconds
-    assert workers.supervisor.terminate() == 0
 
 
-def test_sigterm_drains_all(workers: Supervised, kafka: KafkaBroker, tmp_path: Path) -> None:
+def test_sigterm_drains_all(mortal: Supervised, kafka: KafkaBroker, tmp_path: Path) -> None:
     flags = {"connections": 30, "inflight": 20, "seconds": 4, "settle": 0.1, "version": 5}
-    pids = [workers.pid(slot) for slot in workers.slots]
+    pids = [mortal.pid(slot) for slot in mortal.slots]
     loads = [
-        Load(slot, kafka.bootstrap, tmp_path, {**flags, "client-prefix": f"{slot.node}-"}) for slot in workers.slots[:2]
+        Load(slot, kafka.bootstrap, tmp_path, {**flags, "client-prefix": f"{slot.node}-"}) for slot in mortal.slots
     ]
     with loads[0], loads[1]:
         for load in loads:
             load.wait_for_acked(500)
-        process = workers.supervisor.process
+        process = mortal.supervisor.process
         began = time.monotonic()
         # systemd may tell everybody, and the supervisor tells its replicas too: that is still said once.
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
-        assert workers.supervisor.terminate() == 0
+        assert mortal.supervisor.terminate() == 0
         assert time.monotonic() - began < DRAIN_SECONDS
         for load in loads:
             figures = load.finish(4)
@@ -78,10 +87,10 @@ def test_hangup_reloads_and_other_signals_change_nothing(workers: Supervised) ->
     assert [workers.pid(slot) for slot in workers.slots[:2]] == pids[:2]
 
 
-def test_replicas_do_not_outlive_their_supervisor(workers: Supervised) -> None:
-    pids = [workers.pid(slot) for slot in workers.slots]
-    os.kill(workers.supervisor.pid, signal.SIGKILL)
-    workers.all_have_ended(pids)
+def test_replicas_do_not_outlive_their_supervisor(mortal: Supervised) -> None:
+    pids = [mortal.pid(slot) for slot in mortal.slots]
+    os.kill(mortal.supervisor.pid, signal.SIGKILL)
+    mortal.all_have_ended(pids)
 
 
 def test_one_that_cannot_start_ends_all(kafka: KafkaBroker, tmp_path: Path) -> None:

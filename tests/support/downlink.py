@@ -7,6 +7,7 @@ by its device, a device hears messages in the order of their offsets, and nothin
 import asyncio
 import json
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ class Load:
     def __init__(self, cluster: Cluster, listeners: Sequence[Listener]) -> None:
         self.cluster = cluster
         self.listeners = listeners
+        #: Who is written to, in turns.
+        self.turns = listeners
         self.backend = Backend(cluster.kafka, f"{cluster.name}_")
         self.written = 0
         #: What was committed, by partition of msg_down, and where the topic of results ended a moment later.
@@ -47,15 +50,15 @@ class Load:
         while self.written < end:
             due = min(end, start + int((time.monotonic() - began) * per_second))
             while self.written < due:
-                self._write_one(self.listeners[self.written % len(self.listeners)])
+                self._write_one(self.turns[self.written % len(self.turns)])
             await asyncio.sleep(STEP_SECONDS)
         await asyncio.to_thread(self.backend.flush)
 
     def _write_one(self, listener: Listener) -> None:
         number = str(self.written)
-        headers = {"clientid": listener.client_id, "qos": "1", "id": number}.items()
+        headers = {"clientid": listener.client_id, "qos": str(listener.qos), "id": number}.items()
         partition = hash(listener.client_id) % PARTITIONS
-        self.backend.write("msg_down", listener.topic.encode(), number.encode(), headers, partition)
+        self.backend.write("msg_down", listener.topic.encode(), number.encode() + listener.padding, headers, partition)
         self.written += 1
 
     async def look(self) -> None:
@@ -91,11 +94,13 @@ def create_topic(cluster: Cluster) -> None:
 def check(load: Load, results: list[Record]) -> dict[str, int]:
     """What must hold; how often each outcome, the last one of a command counts."""
     acknowledged = {payload for listener in load.listeners for payload in listener.acknowledged}
+    unread = {listener.client_id for listener in load.listeners if not listener.qos}
     outcomes: dict[bytes, str] = {}
     for record in results:
         told = json.loads(record.value or b"")
         outcomes[record.key or b""] = told["outcome"]
-        assert told["outcome"] != "delivered" or record.key in acknowledged, told
+        hears_at_qos_0 = any(client["clientid"] in unread for client in told["clients"])
+        assert told["outcome"] != "delivered" or hears_at_qos_0 or record.key in acknowledged, told
     for listener in load.listeners:
         _check_order(listener)
     return dict(Counter(outcomes.values()))
@@ -121,17 +126,17 @@ def check_commits(load: Load, results: list[Record]) -> None:
         told = {record.key for record in results if record.offset < ends[record.partition]}
         for command in commands:
             if command.offset < committed.get(command.partition, -1):
-                assert command.value in told, command
+                assert dict(command.headers)["id"] in told, command
 
 
-def latencies(load: Load, skip: int = 0) -> dict[str, float]:
-    """Milliseconds from Kafka's append to the device, of the first hearing of each message."""
-    appended = {record.value: record.timestamp for record in load.records()}
+def latencies(load: Load, start: int = 0, stop: int = sys.maxsize) -> dict[str, float]:
+    """Milliseconds from Kafka's append to the first hearing, for devices that do their part, of these messages."""
+    appended = {dict(record.headers)["id"]: record.timestamp for record in load.records()}
     first: dict[bytes, float] = {}
-    for listener in load.listeners:
+    for listener in (listener for listener in load.listeners if listener.acknowledges):
         for payload, at in listener.heard:
             first.setdefault(payload, at)
-    values = sorted(at * 1000 - appended[payload] for payload, at in first.items() if int(payload) >= skip)
+    values = sorted(at * 1000 - appended[payload] for payload, at in first.items() if start <= int(payload) < stop)
     return {
         "p50 ms": round(statistics.median(values), 1),
         "p99 ms": round(values[int(len(values) * 0.99)], 1),
@@ -179,3 +184,46 @@ async def with_losses(cluster: Cluster, devices: int, per_second: float, losses:
     outcomes = check(load, results)
     check_commits(load, results)
     return {"commands": load.written, "told again": len(results) - load.written, **outcomes}
+
+
+async def beside_others(cluster: Cluster, devices: int, per_second: float, seconds: float) -> dict[str, Any]:
+    """First all do their part; then one never acknowledges, and one reads nothing."""
+    silent = Listener("silent", cluster.ports, acknowledges=False)
+    unread = Listener("unread", cluster.ports, acknowledges=False, reads=False)
+    others = audience(cluster.ports, devices)
+    load = Load(cluster, [*others, silent, unread])
+    async with listening(load.listeners):
+        load.turns = others
+        await load.write(per_second, 2)
+        warm = load.written
+        await load.write(per_second, seconds)
+        alone, before = load.written, memory(cluster)
+        # Every tenth message is for one of the two.
+        load.turns = [
+            each for number, other in enumerate(others) for each in (other, *_every_tenth(number, silent, unread))
+        ]
+        await load.write(per_second, seconds)
+        grown = memory(cluster) - before
+        results = await load.results()
+    check(load, results)
+    told = [json.loads(record.value or b"") for record in results]
+    outcomes = {
+        name: dict(Counter(each["outcome"] for each in told if [one["clientid"] for one in each["clients"]] == [name]))
+        for name in (silent.client_id, unread.client_id)
+    }
+    return {
+        "alone": latencies(load, warm, alone),
+        "beside": latencies(load, alone),
+        "replicas grew by MB": round(grown / 1e6, 1),
+        **outcomes,
+    }
+
+
+def _every_tenth(number: int, silent: Listener, unread: Listener) -> list[Listener]:
+    return [] if number % 9 else [silent if number % 2 else unread]
+
+
+def memory(cluster: Cluster) -> int:
+    """Bytes of all replicas together."""
+    usages = [read_usage(replica.pid) for replica in cluster.replicas]
+    return sum(usage.rss_bytes for usage in usages if usage is not None)

@@ -25,12 +25,15 @@ class Listener(asyncio.Protocol):
     def __init__(self, client_id: str, ports: Sequence[int], *, acknowledges: bool = True, reads: bool = True) -> None:
         self.client_id = client_id
         self.topic = f"to/{client_id}"
+        #: How it is written to: one that does not read is sent large messages that it need not acknowledge.
+        self.qos = 1 if reads else 0
+        self.padding = b"" if reads else b" " * 20_000
         self.ready = False
         self.heard: list[tuple[bytes, float]] = []
         #: Payloads whose PUBACK was written.
         self.acknowledged: set[bytes] = set()
         self._ports = list(ports)
-        self._acknowledges = acknowledges
+        self.acknowledges = acknowledges
         self._reads = reads
         self._transport: asyncio.Transport | None = None
         self._partial = b""
@@ -82,9 +85,9 @@ class Listener(asyncio.Protocol):
 
     def _hear(self, qos: int, body: bytes, now: float) -> None:
         start = 2 + int.from_bytes(body[:2], "big")
-        payload = body[start + 2 * bool(qos) :]
+        payload = body[start + 2 * bool(qos) :].rstrip()
         self.heard.append((payload, now))
-        if qos and self._acknowledges:
+        if qos and self.acknowledges:
             self.acknowledged.add(payload)
             self._write(b"\x40\x02" + body[start : start + 2])
 

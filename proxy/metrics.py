@@ -158,8 +158,6 @@ class Metrics:
             self.reloads.labels(result)
         self.downlinks = self._counter("mqk_downlinks", "Messages for devices by what became of them", "outcome")
         self.admin_requests = self._counter("mqk_admin_requests", "Requests of the admin API by status", "status")
-        for status in ("200", "401", "403"):
-            self.admin_requests.labels(status)
         self.commands = self._counter("mqk_commands", "Commands by what came of them", "kind", "outcome")
         self.presence = self._counter("mqk_presence_records", "Records for the status topic by outcome", "result")
         build = Gauge("mqk_build_info", "Always 1; the version is the label", ["version"], registry=self.registry)

@@ -144,6 +144,10 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
         ("[kafka]\npartitions = true", "kafka.partitions: should be a valid integer, not true [file]"),
         ("[kafka]\nreplication_factor = 0", "kafka.replication_factor: should be -1 or at least 1 [file]"),
         ("[kafka]\nbootstrap_servers = []", "kafka.bootstrap_servers: list should have at least 1 item"),
+        (
+            '[[listeners]]\nproxy_protocol_from = ["10.0.0.1/24"]',
+            "listeners[0].proxy_protocol_from[0]: should be a network, as in 10.0.0.0/24: 10.0.0.1/24 has host bits",
+        ),
         ('[kafka]\nbootstrap_servers = ["a:0"]', "kafka.bootstrap_servers[0]: should be host:port with a port of 1 to"),
         ('[kafka]\nheaders = ["mqtt.topic", "mqtt.topic"]', "kafka.headers: given twice: mqtt.topic [file]"),
         ('[kafka]\nheaders = ["mqtt.foo"]', "kafka.headers[0]: should be 'mqtt.topic', 'mqtt.clientid',"),

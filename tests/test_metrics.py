@@ -23,6 +23,8 @@ def metrics() -> Metrics:
     metrics.kafka.token_requests.labels("default", "granted").inc()
     metrics.presence.labels("stored").inc()
     metrics.downlinks.labels("delivered").inc()
+    metrics.commands.labels("kick", "done").inc()
+    metrics.admin_requests.labels("200").inc()
     metrics.total_by("mqk_some_counts", "Some counts", "kind", lambda: {"one": 1})
     metrics.gauge("mqk_some_gauge", "Some gauge", lambda: 2.5)
     metrics.total("mqk_some_total", "Some total", lambda: 7)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 import proxy
 from proxy import limits
+from proxy.admin.dashboard import show_dashboard
 from proxy.errors import ConfigError
 
 
@@ -64,6 +65,7 @@ def make_app(views: Views, api: ASGIApp | None = None) -> Starlette:
 
     return Starlette(
         routes=[
+            Route("/", show_dashboard),
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/healthz", healthz),
@@ -85,6 +87,8 @@ class AdminServer(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 ws="none",
+                http="h11",
+                h11_max_incomplete_event_size=limits.ADMIN_HEAD_BYTES_MAX,
                 timeout_graceful_shutdown=limits.ADMIN_STOP_SECONDS_MAX,
             )
         )

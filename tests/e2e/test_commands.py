@@ -1,9 +1,11 @@
 """Commands that a backend writes into Kafka, for devices at three replicas."""
 
+import http.client
 import json
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,9 @@ from tests.support.cluster import Cluster
 from tests.support.device import DISCONNECT, PUBLISH, SUBACK, Device, Packet, packet, text
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.processes import wait_until
+from tests.support.proxy import ProxyProcess
 
+RULES = "allow all all #\n"
 SETTINGS = {
     "acl.subscribe_default": "allow",
     "commands.start": "earliest",
@@ -23,7 +27,9 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def cluster(kafka: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(kafka, tmp_path_factory.mktemp("commands"), 3, SETTINGS) as cluster:
+    directory = tmp_path_factory.mktemp("commands")
+    (directory / "acl.conf").write_text(RULES)
+    with Cluster(kafka, directory, 3, {**SETTINGS, "acl.file": str(directory / "acl.conf")}) as cluster:
         yield cluster
         for replica in cluster.replicas:
             assert "Traceback" not in replica.process.output
@@ -203,3 +209,71 @@ def test_a_device_that_is_silent_or_away(cluster: Cluster, backend: Backend, dev
     assert result(backend, "away-1")["outcome"] == "offline"
     assert result(backend, "silent-2")["outcome"] == "not_subscribed"
     assert result(backend, "silent-1")["outcome"] == "timed_out"
+
+
+def ask(replica: ProxyProcess, path: str, fields: dict[str, object]) -> dict[str, Any]:
+    """What the admin API of one replica answers to a POST."""
+    connection = http.client.HTTPConnection("127.0.0.1", replica.admin_port, timeout=60)
+    try:
+        connection.request("POST", path, json.dumps(fields), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        assert answer.status == 200, text
+        told: dict[str, Any] = json.loads(text)
+        return told
+    finally:
+        connection.close()
+
+
+@contextmanager
+def new_rules(cluster: Cluster, rules: str) -> Iterator[None]:
+    """All replicas have read them; afterwards the old ones."""
+    file = cluster.replicas[0].log.parent / "acl.conf"
+    reloads = 'mqk_reloads_total{result="applied"}'
+    try:
+        for written in (rules, RULES):
+            before = [replica.metric(reloads) for replica in cluster.replicas]
+            file.write_text(written)
+            for replica, count in zip(cluster.replicas, before, strict=True):
+                replica.reload({})
+                wait_until(lambda replica=replica, count=count: replica.metric(reloads) > count, "it is in force", 30)
+            if written == rules:
+                yield
+    finally:
+        file.write_text(RULES)
+
+
+@pytest.mark.parametrize("way", ["kafka", "http"])
+def test_after_acl_clean_new_rules_are_in_force(
+    cluster: Cluster, backend: Backend, devices: ExitStack, way: str
+) -> None:
+    client_id, username = f"acl-{way}", f"dev&acl-{way}"
+    one = device(devices, cluster.ports[2], client_id, username, version=5)
+    subscribe(one, f"secret/{way}")
+    assert one.publish_acknowledged("tlink/a/b", b"x", packet_id=1) == 0
+    denied = f"deny all client {client_id} secret/# tlink/#\n"
+    with new_rules(cluster, denied + RULES):
+        fields = {"productKey": f"acl-{way}", "deviceName": "dev"}
+        if way == "kafka":
+            backend.write("acl_clean", None, json.dumps(fields).encode(), [("id", "clean")])
+            told = result(backend, "clean")
+        else:
+            told = ask(cluster.replicas[0], "/v1/acl/clean", {"username": username})
+        assert told["outcome"] == "done", told
+        assert one.publish_acknowledged("tlink/a/b", b"x", packet_id=2) == 0x87
+        backend.msg_down(f"secret/{way}", b"x", clientid=client_id, id=f"secret-{way}")
+        assert result(backend, f"secret-{way}")["outcome"] == "not_subscribed"
+
+
+def test_kick_and_publish_over_http_at_the_wrong_replica(cluster: Cluster, devices: ExitStack) -> None:
+    fleet = [device(devices, port, f"http-{number}", "http", 5) for number, port in enumerate(cluster.ports)]
+    for number, each in enumerate(fleet):
+        subscribe(each, "http")
+        message = {"topic": "http", "payload": "x", "qos": 0}
+        asked = cluster.replicas[(number + 1) % 3]
+        told = ask(asked, f"/v1/clients/http-{number}/publish", message)
+        assert (told["outcome"], each.receive().body[-1:]) == ("delivered", b"x")
+    told = ask(cluster.replicas[0], "/v1/kick", {"username": "http"})
+    assert sorted(client["clientid"] for client in told["clients"]) == ["http-0", "http-1", "http-2"]
+    for each in fleet:
+        assert each.rest() == [Packet(DISCONNECT, b"\x98")]

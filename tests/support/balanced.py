@@ -5,12 +5,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.support.device import Device
 from tests.support.haproxy import BalancedCluster
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.proxy import ProxyProcess
 from tests.support.roamers import Roamer
+from tests.support.roaming import LIBRARIES, Peers, all_are_heard, check_nothing_lost, stored
 from tests.support.sessions import roaming, until
 
 
@@ -103,6 +105,24 @@ async def rolling_restart(cluster: BalancedCluster, drained_within: float) -> di
     seconds = await until(lambda: max(_shares(cluster)) <= 1.2, "no replica is above 1.2 times the mean", 240)
     told = [int(each.metric("mqk_rebalanced_total")) for each in cluster.replicas]
     return {"shares before": before, "shares": _shares(cluster), "balanced after s": round(seconds), "sent home": told}
+
+
+async def libraries_restarted(cluster: BalancedCluster, directory: Path, devices: int) -> dict[str, object]:
+    """So many devices of each library go through a rolling restart and are sent home: what their applications published
+    is in Kafka, and every reconnect found its session.
+    """
+    with Peers(list(LIBRARIES), directory, cluster.ports[0], devices, 1, 0.5) as peers:
+        await all_are_heard(peers, cluster.kafka, f"{cluster.name}_msg")
+        figures = await rolling_restart(cluster, 45.0)
+        told = await peers.stop()
+    found = stored(cluster.kafka, f"{cluster.name}_")
+    for name, devices_of in told.items():
+        check_nothing_lost(devices_of, found)
+        for device in devices_of:
+            assert all(device.session_present[1:]), device
+        figures[f"{name}: published"] = sum(len(device.payloads) for device in devices_of)
+        figures[f"{name}: reconnects"] = sum(len(device.session_present) - 1 for device in devices_of)
+    return figures
 
 
 def _shares(cluster: BalancedCluster) -> list[float]:

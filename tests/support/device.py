@@ -69,9 +69,10 @@ class Device:
         username: str | None = None,
         password: str | None = None,
         will: Will | None = None,
+        clean: bool = True,
     ) -> None:
-        """Always with a clean start, and in 5.0 without reasons in words, so that answers are a few known bytes."""
-        flags = 0x02
+        """In 5.0 without reasons in words, so that answers are a few known bytes."""
+        flags = 0x02 * clean
         payload = text(client_id)
         properties = NO_WORDS if self.version == 5 else b""
         if will is not None:

@@ -17,9 +17,9 @@ from proxy.flows.forwarding import outlets
 from proxy.flows.headers import HeaderPlan
 from proxy.kafka.batches import PartitionQueue
 from proxy.kafka.gateway import Destination, KafkaGateway, Partitioner
-from proxy.node import route_table
 from proxy.policy.routes import RouteTable
 from proxy.policy.templates import Scope
+from proxy.wiring import route_table
 
 #: Topic names that are met in one measurement, and measurements of which the median counts.
 NAMES: Final = 2_000

@@ -98,9 +98,9 @@ def serve(
         from proxy import worker
 
         raise typer.Exit(worker.supervise(settings, read))
-    from proxy import node
+    from proxy import process
 
-    raise typer.Exit(node.serve(settings, read))
+    raise typer.Exit(process.serve(settings, read))
 
 
 @app.command()
@@ -110,17 +110,17 @@ def dev(config: ConfigFile = None, overrides: Overrides = None) -> None:
     settings = read()
     if settings.node.workers > 1:
         raise ConfigError("node.workers", "mqk dev is one replica; mqk serve runs several")
-    from proxy import node
+    from proxy import process
 
-    raise typer.Exit(node.dev(settings, read))
+    raise typer.Exit(process.dev(settings, read))
 
 
 @app.command("check-config")
 def check_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Say everything that is wrong with a configuration."""
     from proxy.kafka.security import ClientSettings, client_options
-    from proxy.node import access, route_table
     from proxy.policy.authenticators.password_file import read_users
+    from proxy.wiring import access, route_table
 
     settings = _load(config, overrides).settings
     for table, cluster in settings.clusters().items():
@@ -221,9 +221,9 @@ def explain(
 ) -> None:
     """Say which rule takes a topic, why the others do not, and which record comes of it."""
     settings = _load(config, overrides, EXPLAIN_SETTINGS).settings
-    from proxy import node
+    from proxy import wiring
 
-    explained = node.explain(settings, topic, clientid, username)
+    explained = wiring.explain(settings, topic, clientid, username)
     if as_json:
         print_json(explained)
     else:

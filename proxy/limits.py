@@ -30,6 +30,8 @@ TICK_SECONDS: Final = 0.5
 RESUMES_PER_TURN_MAX: Final = 200
 #: Devices that are told to go, each second: what the replicas they turn to accept without a queue.
 GOODBYES_PER_SECOND: Final = 500.0
+#: Likewise in a drain, where nothing presses: so many connects cost all who take part half a core, beside the messages.
+DRAIN_GOODBYES_PER_SECOND: Final = 200.0
 #: How often some of them are told.
 GOODBYE_TICK_SECONDS: Final = 0.05
 #: What HAProxy has to ask twice in, so that it knows before the first device is let go: `agent-inter` is 1 s.
@@ -167,6 +169,12 @@ LOGINS_REMEMBERED_MAX: Final = 65_536
 # the operator's door
 #: Time for HTTP answers to be read at shutdown.
 ADMIN_STOP_SECONDS_MAX: Final = 2
+#: The head of a request: a client identifier of 64 KiB in its path, percent-encoded, and as much again.
+ADMIN_HEAD_BYTES_MAX: Final = 524_288
+#: What a list is filtered by; real names are shorter.
+ADMIN_FILTER_CHARACTERS_MAX: Final = 1_024
+#: The `next` of a page: a client identifier of 64 KiB in base64.
+ADMIN_CURSOR_CHARACTERS_MAX: Final = 90_000
 #: A body: the largest payload in base64, and room for what stands around it.
 ADMIN_BODY_BYTES_MAX: Final = 2_097_152
 #: Time in which it has to arrive.
@@ -190,7 +198,7 @@ ADMIN_TOKENS_MAX: Final = 100
 ADMIN_CLIENT_SECONDS_MAX: Final = 120.0
 
 # bans
-#: All of them are in the memory of each replica, 600 B each; a firewall is the place for more.
+#: All of them are in the memory of each replica, 0.4 kB each (tracemalloc); a firewall is the place for more.
 BANS_MAX: Final = 10_000
 BAN_VALUE_CHARACTERS_MAX: Final = 1_024
 BAN_REASON_CHARACTERS_MAX: Final = 500

@@ -25,10 +25,11 @@ from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
-from proxy import limits, logs, node
+from proxy import limits, logs, process, wiring
 from proxy.clock import monotonic
 from proxy.config import Settings, split_address
 from proxy.errors import ConfigError, ProxyError
+from proxy.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def supervise(settings: Settings, read: Callable[[], Settings]) -> int:
     Raises ConfigError: a replica that starts for the first time cannot.
     """
     logs.set_up(settings.log.level, settings.log.format, monotonic, settings.node.id)
-    node.route_table(settings)  # What is wrong with the rules is said before anything is started.
+    wiring.route_table(settings)  # What is wrong with the rules is said before anything is started.
     application = _Application(settings, read)
     supervisor = Supervisor(application)
     ended = supervisor.run_to_the_end()
@@ -147,7 +148,7 @@ class _Application(BaseApplication):
         """The rules as they are written now are those of replicas that start later; if they are right."""
         try:
             written = self.settings.model_copy(update={"routing": self.read().routing})
-            node.route_table(written)
+            wiring.route_table(written)
         except ConfigError as error:
             log.error("reload failed: what starts later has the rules of before", extra={"error": str(error)})
         else:
@@ -262,6 +263,7 @@ class Replica(Worker):
         super().__init__(*given)
         self.slot = self.app.next_slot
         self._told = False
+        self._hung_up = False
         # From now on it has to say that it lives, also when it never comes to say so itself.
         self.notify()
 
@@ -279,11 +281,16 @@ class Replica(Worker):
             signal.signal(number, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, self._remember_hangup)
+
+    def _remember_hangup(self, *_: object) -> None:
+        """The rules that it was forked with may be those of before."""
+        self._hung_up = True
 
     def run(self) -> NoReturn:
         board, slot = self.app.board, self.slot
         try:
-            sys.exit(node.serve(self.app.settings.in_slot(slot), partial(self._read, slot), self._attend))
+            sys.exit(process.serve(self.app.settings.in_slot(slot), partial(self._read, slot), self._attend))
         except ConfigError as error:
             log.error("cannot start", extra={"error": str(error)})
             if board.has_served(slot):
@@ -297,16 +304,18 @@ class Replica(Worker):
     def _read(self, slot: int) -> Settings:
         return self.app.read().in_slot(slot)
 
-    def _attend(self, replica: node.Node, stop: Callable[[], None]) -> Coroutine[Any, Any, None]:
+    def _attend(self, replica: Node, stop: Callable[[], None]) -> Coroutine[Any, Any, None]:
         replica.starts = self.app.slots.starts[self.slot]
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop_once, stop)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_at_once, stop)
         # Ctrl-C goes to everybody on a terminal; what it means the supervisor says.
         loop.add_signal_handler(signal.SIGINT, self._leave_to_the_supervisor)
+        if self._hung_up:
+            os.kill(os.getpid(), signal.SIGHUP)
         return self._show_life(replica, stop)
 
-    async def _show_life(self, replica: node.Node, stop: Callable[[], None]) -> None:
+    async def _show_life(self, replica: Node, stop: Callable[[], None]) -> None:
         while True:
             self.notify()
             if replica.started.is_set():

@@ -48,11 +48,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run
 
 
-class Node(ModuleType):
-    """Stands for the composition root: keeps what it is given, and answers or fails as a test wants."""
+class Running(ModuleType):
+    """Stands for the modules that run a replica: keeps what it is given, and answers or fails as a test wants."""
 
     def __init__(self, answer: object = 0) -> None:
-        super().__init__("proxy.node")
+        super().__init__("proxy.process")
         self.answer = answer
         self.given: tuple[object, ...] = ()
 
@@ -70,11 +70,12 @@ class Node(ModuleType):
 
 
 @pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> Node:
-    node = Node()
-    monkeypatch.setitem(sys.modules, "proxy.node", node)
-    monkeypatch.setattr(proxy, "node", node, raising=False)
-    return node
+def running(monkeypatch: pytest.MonkeyPatch) -> Running:
+    running = Running()
+    for name in ("process", "wiring"):
+        monkeypatch.setitem(sys.modules, f"proxy.{name}", running)
+        monkeypatch.setattr(proxy, name, running, raising=False)
+    return running
 
 
 def test_version(run: Run) -> None:
@@ -217,19 +218,19 @@ def test_an_unwritable_directory_is_a_failure_not_a_traceback(run: Run) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_serve_ends_with_the_code_of_the_node(run: Run, node: Node, code: int) -> None:
-    node.answer = code
+def test_serve_ends_with_the_code_of_the_node(run: Run, running: Running, code: int) -> None:
+    running.answer = code
     assert run("serve", "--set", "auth.anonymous=true") == (code, "", "")
-    settings, read = node.given
+    settings, read = running.given
     assert isinstance(settings, Settings)
     assert callable(read)
     assert read() == settings
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Node:
+def worker(monkeypatch: pytest.MonkeyPatch) -> Running:
     """Stands for the supervisor."""
-    worker = Node()
+    worker = Running()
     worker.supervise = worker._called  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "proxy.worker", worker)
     monkeypatch.setattr(proxy, "worker", worker, raising=False)
@@ -237,7 +238,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Node:
 
 
 @pytest.mark.parametrize("arguments", [["--workers", "3"], ["--set", "node.workers=3"]])
-def test_serve_with_workers_is_supervised(run: Run, node: Node, worker: Node, arguments: list[str]) -> None:
+def test_serve_with_workers_is_supervised(run: Run, running: Running, worker: Running, arguments: list[str]) -> None:
     worker.answer = 130
     assert run("serve", "--set", "auth.anonymous=true", *arguments).code == 130
     settings, read = worker.given
@@ -245,24 +246,24 @@ def test_serve_with_workers_is_supervised(run: Run, node: Node, worker: Node, ar
     assert settings.node.workers == 3
     assert callable(read)
     assert read() == settings
-    assert node.given == ()
+    assert running.given == ()
 
 
-def test_one_worker_needs_no_supervisor(run: Run, node: Node, worker: Node) -> None:
+def test_one_worker_needs_no_supervisor(run: Run, running: Running, worker: Running) -> None:
     assert run("serve", "--set", "auth.anonymous=true", "--set", "node.workers=3", "--workers", "1").code == 0
-    assert node.given
+    assert running.given
     assert worker.given == ()
 
 
-def test_dev_is_one_replica(run: Run, node: Node) -> None:
+def test_dev_is_one_replica(run: Run, running: Running) -> None:
     result = run("dev", "--set", "node.workers=2")
     assert (result.code, result.err) == (2, "mqk: node.workers: mqk dev is one replica; mqk serve runs several\n")
-    assert node.given == ()
+    assert running.given == ()
 
 
-def test_serve_does_not_start_on_a_wrong_configuration(run: Run, node: Node) -> None:
+def test_serve_does_not_start_on_a_wrong_configuration(run: Run, running: Running) -> None:
     assert run("serve").code == 2
-    assert node.given == ()
+    assert running.given == ()
 
 
 @pytest.mark.parametrize(
@@ -273,21 +274,21 @@ def test_serve_does_not_start_on_a_wrong_configuration(run: Run, node: Node) -> 
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_how_serve_fails(run: Run, node: Node, error: BaseException, code: int, message: str) -> None:
-    node.answer = error
+def test_how_serve_fails(run: Run, running: Running, error: BaseException, code: int, message: str) -> None:
+    running.answer = error
     assert run("serve", "--set", "auth.anonymous=true") == (code, "", message)
 
 
-def test_dev_needs_no_configuration(run: Run, node: Node) -> None:
+def test_dev_needs_no_configuration(run: Run, running: Running) -> None:
     assert run("dev").code == 0
-    settings, read = node.given
+    settings, read = running.given
     assert callable(read)
     assert read() == settings
     assert isinstance(settings, Settings)
     assert settings.auth.anonymous
     assert [listener.bind for listener in settings.listeners] == ["127.0.0.1:1883"]
     run("dev", "--set", "auth.anonymous=false", "--set", 'auth.chain=[{"type": "password_file", "path": "p"}]')
-    settings, _ = node.given
+    settings, _ = running.given
     assert isinstance(settings, Settings)
     assert not settings.auth.anonymous
 
@@ -317,15 +318,15 @@ def test_migrate_names_a_file_that_it_cannot_read(run: Run, content: bytes | Non
     assert result.err.startswith(message)
 
 
-def test_route_explain(run: Run, node: Node) -> None:
-    node.answer = {"rule": "ota", "partition": 3, "key": None}
+def test_route_explain(run: Run, running: Running) -> None:
+    running.answer = {"rule": "ota", "partition": 3, "key": None}
     result = run("route", "explain", "tlink/a/ota", "--clientid", "c1", "--username", "u")
-    assert node.given[1:] == ("tlink/a/ota", "c1", "u")
+    assert running.given[1:] == ("tlink/a/ota", "c1", "u")
     assert result.out.split() == ["FIELD", "VALUE", "rule", '"ota"', "partition", "3", "key", "unset"]
-    assert json.loads(run("route", "explain", "x", "--json").out) == node.answer
-    node.answer = {"rules": ["a: no", "b: matches"], "records": [{"key": "k", "headers": {"mqtt.topic": "x"}}]}
+    assert json.loads(run("route", "explain", "x", "--json").out) == running.answer
+    running.answer = {"rules": ["a: no", "b: matches"], "records": [{"key": "k", "headers": {"mqtt.topic": "x"}}]}
     assert [line.split(maxsplit=1) for line in run("route", "explain", "x").out.splitlines()[1:]] == [
         ["rules[0]", '"a: no"'], ["rules[1]", '"b: matches"'], ["records[0].key", '"k"'],
         ["records[0].headers.mqtt.topic", '"x"'],
     ]  # fmt: skip
-    assert node.given[1:] == ("x", "device", None)
+    assert running.given[1:] == ("x", "device", None)

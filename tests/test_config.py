@@ -144,6 +144,10 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
         ("[kafka]\npartitions = true", "kafka.partitions: should be a valid integer, not true [file]"),
         ("[kafka]\nreplication_factor = 0", "kafka.replication_factor: should be -1 or at least 1 [file]"),
         ("[kafka]\nbootstrap_servers = []", "kafka.bootstrap_servers: list should have at least 1 item"),
+        (
+            '[[listeners]]\nproxy_protocol_from = ["10.0.0.1/24"]',
+            "listeners[0].proxy_protocol_from[0]: should be a network, as in 10.0.0.0/24: 10.0.0.1/24 has host bits",
+        ),
         ('[kafka]\nbootstrap_servers = ["a:0"]', "kafka.bootstrap_servers[0]: should be host:port with a port of 1 to"),
         ('[kafka]\nheaders = ["mqtt.topic", "mqtt.topic"]', "kafka.headers: given twice: mqtt.topic [file]"),
         ('[kafka]\nheaders = ["mqtt.foo"]', "kafka.headers[0]: should be 'mqtt.topic', 'mqtt.clientid',"),
@@ -357,6 +361,13 @@ def test_a_rule_that_is_not_written_as_it_should_be(toml: Path, text: str, setti
     (problem,) = problems(toml, text)
     assert problem.startswith(f"{setting}: ")
     assert message in problem
+
+
+def test_who_may_publish_nothing_is_worth_a_word(toml: Path) -> None:
+    (warning,) = given(toml, '[acl]\npublish_default = "deny"\n').settings.warnings()
+    assert warning == 'acl.publish_default is "deny" and there is no acl.file: nobody may publish anything'
+    settings = given(toml, '[acl]\npublish_default = "deny"\nfile = "acl.conf"\n').settings
+    assert (settings.warnings(), settings.acl.file) == ([], toml.parent / "acl.conf")
 
 
 def test_a_preset_beside_rules_is_worth_a_word(toml: Path) -> None:

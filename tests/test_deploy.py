@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 SYSTEMD = ROOT / "deploy" / "systemd"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 USER = re.search(r"^USER (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+#: Where Debian keeps servers, and an ordinary user does not look.
+SERVERS = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 IMAGE = "mqtt-kafka-proxy"
 
 
@@ -81,6 +84,28 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
 # ---- Kubernetes ----
 
 
+HAPROXIES = {
+    "compose": ["172.30.80.20:1883", "172.30.80.21:1883", "172.30.80.22:1883"],
+    "kubernetes": ["--name", "mqk", *(f"mqk-{number}.mqk.mqk.svc.cluster.local:1883" for number in range(3))],
+}
+
+
+@pytest.mark.parametrize("folder", HAPROXIES)
+def test_haproxy_is_configured_as_the_command_says(folder: str) -> None:
+    command = [sys.executable, "-m", "proxy", "haproxy-config", "--no-tls", *HAPROXIES[folder]]
+    printed = subprocess.check_output(command, text=True)
+    assert (ROOT / "deploy" / folder / "haproxy.cfg").read_text() == printed, f"run: {' '.join(command[1:])}"
+
+
+@pytest.mark.skipif(not shutil.which("haproxy", path=SERVERS), reason="needs haproxy")
+@pytest.mark.parametrize("folder", HAPROXIES)
+def test_haproxy_understands_it(folder: str, tmp_path: Path) -> None:
+    here = {"RUN_DIR": str(tmp_path), "LOG_TARGET": "stdout", "HA_USER": "root", "HA_GROUP": "root"}
+    command = ["haproxy", "-c", "-f", ROOT / "deploy" / folder / "haproxy.cfg"]
+    done = subprocess.run(command, env={"PATH": SERVERS, **here}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def manifests() -> list[dict[str, Any]]:
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     files = [KUBERNETES / name for name in kustomization["resources"]]
@@ -89,6 +114,7 @@ def manifests() -> list[dict[str, Any]]:
 
 
 def manifest(kind: str, name: str = "mqk") -> dict[str, Any]:
+    """One of them."""
     [found] = [each for each in manifests() if (each["kind"], each["metadata"]["name"]) == (kind, name)]
     return found
 
@@ -101,6 +127,7 @@ def pod() -> dict[str, Any]:
 #: What the Secret and the name of the pod put into its environment.
 POD_ENVIRONMENT = {
     "MQK_NODE__ID": "mqk-0",
+    "MQK_ADMIN_TOKEN": "any",
     "MQK_ADMIN__TOKENS": json.dumps([{"name": "ops", "role": "write", "token_sha256": 64 * "0"}]),
 }
 
@@ -120,12 +147,15 @@ def test_kustomize_puts_them_together() -> None:
     found = list(yaml.safe_load_all(built))
     for each in found:
         kubernetes_validate.validate(each, "1.33", strict=True)
-    [replicas] = [each for each in found if each["kind"] == "StatefulSet"]
-    template = replicas["spec"]["template"]["spec"]
-    assert template["containers"][0]["image"] == f"{IMAGE}:{proxy.__version__}"
-    config = {each["name"]: each for each in template["volumes"]}["config"]["configMap"]["name"]
-    [config_map] = [each for each in found if each["kind"] == "ConfigMap" and each["metadata"]["name"] == config]
-    assert config_map["data"]["mqk.toml"] == (KUBERNETES / "mqk.toml").read_text()
+    for kind, image, file in (
+        ("StatefulSet", f"{IMAGE}:{proxy.__version__}", "mqk.toml"),
+        ("Deployment", None, "haproxy.cfg"),
+    ):
+        [pods] = [each["spec"]["template"]["spec"] for each in found if each["kind"] == kind]
+        assert image in (None, pods["containers"][0]["image"])
+        config = {each["name"]: each for each in pods["volumes"]}["config"]["configMap"]["name"]
+        [config_map] = [each for each in found if (each["kind"], each["metadata"]["name"]) == ("ConfigMap", config)]
+        assert config_map["data"] == {file: (KUBERNETES / file).read_text()}
 
 
 def test_the_pod_has_the_ports_of_its_configuration() -> None:
@@ -159,6 +189,31 @@ def test_all_selectors_mean_the_replicas() -> None:
     assert manifest("StatefulSet")["spec"]["selector"]["matchLabels"] == labels
     assert manifest("Service")["spec"]["selector"] == labels
     assert manifest("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    assert manifest("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == labels
+
+
+def test_only_haproxy_is_let_in() -> None:
+    balancers = manifest("Deployment", "haproxy")["spec"]["template"]
+    [peer] = manifest("NetworkPolicy")["spec"]["ingress"][0]["from"]
+    assert peer["podSelector"]["matchLabels"] == balancers["metadata"]["labels"]
+    assert kubernetes_settings().listeners[0].proxy_protocol_from
+    [container] = balancers["spec"]["containers"]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"mqtt": 1883, "stats": 8404}
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert (told["MQTT_BIND"], told["ADMIN_BIND"]) == (":1883", ":8404")
+    assert set(told) <= set(re.findall(r"\$\{(\w+)-", (KUBERNETES / "haproxy.cfg").read_text()))
+
+
+def test_the_pod_drains_before_it_ends() -> None:
+    [container] = pod()["containers"]
+    command = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == ["mqk", "drain"]
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "proxy", *command[1:], "--help"], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 # ---- compose ----
@@ -189,12 +244,26 @@ def test_compose_runs_three_replicas_of_this_version() -> None:
         assert settings.admin.bind == "0.0.0.0:8080"
 
 
+def test_compose_believes_haproxy_and_nobody_else() -> None:
+    balancer = COMPOSE["services"]["haproxy"]
+    at = balancer["networks"]["mqk"]["ipv4_address"]
+    for replica in REPLICAS.values():
+        settings = compose_settings(replica)
+        assert settings.listeners[0].proxy_protocol_from == [f"{at}/32"]
+        assert ports(settings) == {"mqtt": 1883, "admin": 8080, "agent": 8090}
+    addresses = [f"{each['networks']['mqk']['ipv4_address']}:1883" for each in REPLICAS.values()]
+    assert addresses == HAPROXIES["compose"]
+    assert set(balancer["environment"]) <= set(
+        re.findall(r"\$\{(\w+)-", (ROOT / "deploy" / "compose" / "haproxy.cfg").read_text())
+    )
+
+
 def test_nobody_outside_reaches_what_compose_leaves_open() -> None:
     published = [port for each in COMPOSE["services"].values() for port in each.get("ports", [])]
     assert [port for port in published if not port.startswith("127.0.0.1:")] == []
     [token] = {token.token_sha256 for each in REPLICAS.values() for token in compose_settings(each).admin.tokens}
     assert token == hashlib.sha256(b"try-it").hexdigest()
-    assert "`try-it`" in (ROOT / "deploy" / "compose.md").read_text()
+    assert "`try-it`" in (ROOT / "deploy" / "compose" / "README.md").read_text()
 
 
 def test_compose_has_the_kafka_that_the_replicas_ask_for() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -19,6 +20,8 @@ from starlette.types import ASGIApp
 
 import proxy
 from proxy import limits
+from proxy.admin.api import Undecoded
+from proxy.admin.dashboard import show_dashboard
 from proxy.errors import ConfigError
 
 
@@ -64,12 +67,14 @@ def make_app(views: Views, api: ASGIApp | None = None) -> Starlette:
 
     return Starlette(
         routes=[
+            Route("/", show_dashboard),
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/healthz", healthz),
             Route("/metrics", metrics),
             *([Mount("/v1", api)] if api is not None else ()),
-        ]
+        ],
+        middleware=[Middleware(Undecoded)],
     )
 
 
@@ -85,6 +90,8 @@ class AdminServer(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 ws="none",
+                http="h11",
+                h11_max_incomplete_event_size=limits.ADMIN_HEAD_BYTES_MAX,
                 timeout_graceful_shutdown=limits.ADMIN_STOP_SECONDS_MAX,
             )
         )

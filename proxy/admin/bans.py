@@ -6,6 +6,7 @@ from typing import Final
 from proxy.admin.api import Asked
 from proxy.admin.clients import timestamp
 from proxy.admin.models import BanOut, BansOut
+from proxy.admin.paging import decode_cursor, encode_cursor
 from proxy.admin.parts import Parts
 from proxy.admin.problems import Problem
 from proxy.flows.bans import BanListFull, BansUnwritable
@@ -19,11 +20,10 @@ async def list_bans(parts: Parts, asked: Asked) -> BansOut:
     if not parts.bans.known.is_set():
         raise Problem(503, _UNKNOWN, headers={"Retry-After": "1"})
     bans = parts.bans.in_force()
-    start = 0
-    if asked.query.cursor:
-        start = bisect.bisect_right(bans, asked.query.cursor.encode("utf-8", "replace"), key=lambda ban: ban.key)
+    after = decode_cursor(asked.query.cursor).encode()
+    start = bisect.bisect_right(bans, after, key=lambda ban: ban.key)
     page = bans[start : start + asked.query.limit]
-    following = page[-1].key.decode() if start + len(page) < len(bans) else None
+    following = encode_cursor(page[-1].key.decode()) if start + len(page) < len(bans) else None
     return BansOut(bans=[_shown(ban) for ban in page], next=following)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 from proxy.admin.api import Asked
 from proxy.admin.directory import Filter, Place, decode_place, state_of
 from proxy.admin.models import ClientOut, ClientsOut, MessageRequest, OutcomeOut, ResultOut
+from proxy.admin.paging import decode_cursor, encode_cursor, not_a_cursor
 from proxy.admin.parts import Parts
 from proxy.admin.problems import Problem
 from proxy.clock import wall_ms
@@ -20,14 +21,16 @@ _VERSIONS: Final = {MQTT_3_1: "3.1", MQTT_3_1_1: "3.1.1", MQTT_5_0: "5.0"}
 async def list_clients(parts: Parts, asked: Asked) -> ClientsOut:
     query = asked.query
     _check_joined(parts)
+    cursor = decode_cursor(query.cursor)
     try:
-        place = decode_place(query.cursor) if query.cursor else Place()
-    except ValueError as error:
-        raise Problem(422, f"cursor: {error}") from None
+        place = decode_place(cursor) if cursor else Place()
+    except ValueError:
+        raise not_a_cursor() from None
     wanted = Filter(query.clientid, query.username, query.node, query.state)
     found, following = await parts.directory.page(wanted, query.limit, place)
     return ClientsOut(
-        clients=[_shown(view) for view in found], next=following.encode() if following is not None else None
+        clients=[_shown(view) for view in found],
+        next=encode_cursor(following.encode()) if following is not None else None,
     )
 
 

@@ -11,8 +11,8 @@ from proxy.admin.models import (
     RoutesOut,
     SettingOut,
 )
+from proxy.admin.paging import decode_cursor, encode_cursor, not_a_cursor
 from proxy.admin.parts import Parts
-from proxy.admin.problems import Problem
 from proxy.clock import monotonic
 from proxy.policy.routes import Rule
 
@@ -38,12 +38,12 @@ async def list_nodes(parts: Parts, _asked: Asked) -> NodesOut:
 
 async def list_routes(parts: Parts, asked: Asked) -> RoutesOut:
     """In their order. The cursor is a number: what is on a page is another thing after a reload."""
-    cursor = asked.query.cursor or "0"
+    cursor = decode_cursor(asked.query.cursor) or "0"
     if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 10):
-        raise Problem(422, "cursor: not the next of a page")
+        raise not_a_cursor()
     rules, start = parts.routes().rules, int(cursor)
     page = rules[start : start + asked.query.limit]
-    following = str(start + len(page)) if start + len(page) < len(rules) else None
+    following = encode_cursor(str(start + len(page))) if start + len(page) < len(rules) else None
     return RoutesOut(routes=[_shown(rule) for rule in page], next=following)
 
 

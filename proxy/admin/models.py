@@ -41,6 +41,14 @@ Topic = Annotated[
 ]
 
 
+#: As `paging` makes it.
+Cursor = Annotated[
+    str, Field(min_length=1, max_length=limits.ADMIN_CURSOR_CHARACTERS_MAX, pattern=r"^[A-Za-z0-9_=-]+$")
+]
+#: What a list is filtered by.
+Wanted = Annotated[Text, Field(max_length=limits.ADMIN_FILTER_CHARACTERS_MAX)]
+
+
 class _Request(BaseModel):
     """What is not known is refused: most often it is misspelt."""
 
@@ -57,13 +65,13 @@ class Page(_Query):
     """`cursor` is the `next` of the page before."""
 
     limit: int = Field(limits.ADMIN_PAGE_DEFAULT, ge=1, le=limits.ADMIN_PAGE_MAX, description="Entries of a page.")
-    cursor: str | SkipJsonSchema[None] = Field(None, description="`next` of the page before.", max_length=200_000)
+    cursor: Cursor | SkipJsonSchema[None] = Field(None, description="`next` of the page before.")
 
 
 class ClientsQuery(Page):
-    clientid: Text | SkipJsonSchema[None] = Field(None, description="What the client identifier begins with.")
-    username: Text | SkipJsonSchema[None] = Field(None, description="The user name.")
-    node: Text | SkipJsonSchema[None] = Field(None, description="The replica that it is or was connected to.")
+    clientid: Wanted | SkipJsonSchema[None] = Field(None, description="What the client identifier begins with.")
+    username: Wanted | SkipJsonSchema[None] = Field(None, description="The user name.")
+    node: Wanted | SkipJsonSchema[None] = Field(None, description="The replica that it is or was connected to.")
     state: Literal["connected", "offline"] | SkipJsonSchema[None] = Field(None, description="Only these.")
 
 

@@ -341,7 +341,8 @@ class Outbox:
         self._downlink.settle(self._client_id, delivery, outcome)
 
     def _count_unread(self) -> None:
-        if not self._connection.writable:
+        connection = self._connection
+        if not connection.writable and connection.protocol.state == CONNECTED:
             self._downlink.unread_bytes -= self._unread
-            self._unread = self._connection.unread_bytes
+            self._unread = connection.unread_bytes
             self._downlink.unread_bytes += self._unread

@@ -88,7 +88,7 @@ async def drain(listener: Listener, uplink: Uplink, seconds: float) -> None:
     waiting = list(uplink.clients.values())
     log.info("draining", extra={"clients": len(waiting), "seconds": round(seconds, 1)})
     # Half of the time at the most for sending them off, so that the last ones have the other half for their answers.
-    per_second = max(limits.GOODBYES_PER_SECOND, len(waiting) / max(seconds / 2, limits.GOODBYE_TICK_SECONDS))
+    per_second = max(limits.DRAIN_GOODBYES_PER_SECOND, len(waiting) / max(seconds / 2, limits.GOODBYE_TICK_SECONDS))
     await let_go(listener, waiting, ReasonCode.SERVER_SHUTTING_DOWN, "shutting down", seconds, per_second)
 
 

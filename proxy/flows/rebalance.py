@@ -36,13 +36,19 @@ class Rebalancer:
         """Until it is cancelled."""
         while True:
             await asyncio.sleep(limits.REBALANCE_LOOK_SECONDS)
-            # Heartbeats stop in an outage of Kafka, and nobody who is sent away then could come in elsewhere.
-            share = self._balance.decide(self._nodes(), monotonic()) if self._can_move else None
-            if share is not None:
-                await self._send_home(share)
+            try:
+                await self._look()
+            except Exception:
+                log.exception("rebalancing failed")
+
+    async def _look(self) -> None:
+        share = self._balance.decide(self._nodes(), monotonic()) if self._can_move else None
+        if share is not None:
+            await self._send_home(share)
 
     @property
     def _can_move(self) -> bool:
+        """In an outage of Kafka heartbeats stop, and nobody who is sent away could come in elsewhere."""
         return not self._uplink.draining and self._uplink.gateway.ready and self._uplink.joined()
 
     async def _send_home(self, share: Share) -> None:

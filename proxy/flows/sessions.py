@@ -120,6 +120,11 @@ class Sessions:
                 session.handle.on_log_failed("the session log does not answer")
 
     @property
+    def known(self) -> int:
+        """Clients of the whole cluster that are connected or have a session."""
+        return sum(table.live + table.offline for table in self.tables)
+
+    @property
     def claims_waiting(self) -> int:
         """Connections that wait for their CLAIM, and some that have stopped waiting."""
         return len(self._claims)

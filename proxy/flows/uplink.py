@@ -8,7 +8,6 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Literal
 
 from proxy.clock import monotonic, wall_ms
@@ -27,7 +26,7 @@ from proxy.metrics import Metrics, PublishCounter
 from proxy.mqtt.packets import MQTT_5_0, PAYLOAD_FORMAT_INDICATOR, Connect, Publish, ReasonCode, Subscribe, Unsubscribe
 from proxy.mqtt.topics import TopicName
 from proxy.net.connection import MqttConnection
-from proxy.policy.acl import PUBLISH, SUBSCRIBE, Who
+from proxy.policy.acl import PUBLISH, Who
 from proxy.policy.authenticators.base import Chain, Login
 from proxy.policy.kafka_topics import Objection
 from proxy.policy.quotas import Rate
@@ -279,7 +278,8 @@ class Client:
         uplink.clients[self.client_id] = self
         if self.username is not None:
             uplink.usernames.add(self.username, self)
-        self._restore_subscriptions(attachment)
+        if attachment.local.subscriptions:
+            self._subscriptions_made().restore(attachment.local.subscriptions)
         uplink.metrics.connects.labels("accepted").inc()
         if hold:
             protocol.hold()
@@ -496,42 +496,20 @@ class Client:
 
     def on_subscribe(self, subscribe: Subscribe) -> None:
         if self.connection.protocol.state != CLOSED:
-            reason_codes = self._subscriptions_made().subscribe(subscribe)
-            self._uplink.access.denied[SUBSCRIBE] += reason_codes.count(ReasonCode.NOT_AUTHORIZED)
-            self._keep_subscriptions(partial(self._acknowledge_subscribe, subscribe.packet_id, reason_codes))
+            self._subscriptions_made().subscribe(subscribe)
 
     def on_unsubscribe(self, unsubscribe: Unsubscribe) -> None:
         if self.connection.protocol.state != CLOSED:
-            reason_codes = self._subscriptions_made().unsubscribe(unsubscribe)
-            self._keep_subscriptions(partial(self._acknowledge_unsubscribe, unsubscribe.packet_id, reason_codes))
+            self._subscriptions_made().unsubscribe(unsubscribe)
+
+    def may_subscribe(self, topic_filter: str) -> bool:
+        """What access control says."""
+        return self._uplink.access.allows_subscribe(topic_filter, self._who)
 
     def _subscriptions_made(self) -> Subscriptions:
         if self._subscriptions is None:
-            self._subscriptions = Subscriptions(self, self._uplink.subscribers, self._may_subscribe)
+            self._subscriptions = Subscriptions(self, self._uplink.subscribers, self._uplink.access.denied)
         return self._subscriptions
-
-    def _may_subscribe(self, topic_filter: str) -> bool:
-        return self._uplink.access.allows_subscribe(topic_filter, self._who)
-
-    def _restore_subscriptions(self, attachment: Attachment) -> None:
-        """Those of a session that is present. What access control no longer allows is gone."""
-        if attachment.local.subscriptions:
-            self._subscriptions_made().restore(attachment.local.subscriptions)
-            self._keep_subscriptions()
-
-    def _keep_subscriptions(self, then: Callable[[], None] | None = None) -> None:
-        if self.attachment is not None and self._subscriptions is not None:
-            self.attachment.keep_subscriptions(self._subscriptions.state(), then)
-
-    def _acknowledge_subscribe(self, packet_id: int, reason_codes: list[int]) -> None:
-        if self.connection.protocol.state != CLOSED:
-            self.connection.protocol.acknowledge_subscribe(packet_id, reason_codes)
-            self.connection.flush_soon()
-
-    def _acknowledge_unsubscribe(self, packet_id: int, reason_codes: list[int]) -> None:
-        if self.connection.protocol.state != CLOSED:
-            self.connection.protocol.acknowledge_unsubscribe(packet_id, reason_codes)
-            self.connection.flush_soon()
 
     # ---- what comes down ----
 
@@ -566,12 +544,8 @@ class Client:
     def clean_acl(self) -> None:
         """Everything that access control has said about this client is asked again."""
         self.connection.protocol.forget_decisions()
-        if self._subscriptions is None or not self.is_connected:
-            return
-        denied = self._subscriptions.check_again()
-        self._uplink.access.denied[SUBSCRIBE] += denied
-        if denied:
-            self._keep_subscriptions()
+        if self._subscriptions is not None and self.is_connected:
+            self._subscriptions.check_again()
 
     # ---- everything else ----
 

@@ -122,7 +122,9 @@ class BanTable:
     def __init__(self, most: int = limits.BANS_MAX) -> None:
         self._most = most
         self._bans: dict[bytes, Ban] = {}
-        #: How many networks there are of each size, by (version, length of the prefix).
+        #: The keys of networks and addresses by IP version, length of the prefix, and prefix.
+        self._networks: dict[tuple[int, int, int], bytes] = {}
+        #: How many there are of each version and length: those are looked for.
         self._sizes: Counter[tuple[int, int]] = Counter()
 
     def __len__(self) -> int:
@@ -142,19 +144,19 @@ class BanTable:
             if self.full:
                 return False
             if ban.kind == ADDRESS:
-                self._sizes[_size(ban.value)] += 1
+                network = _network(ban.value)
+                self._networks[network] = ban.key
+                self._sizes[network[:2]] += 1
         self._bans[ban.key] = ban
         return True
 
     def remove(self, key: bytes) -> None:
         ban = self._bans.pop(key, None)
         if ban is not None and ban.kind == ADDRESS:
-            self._sizes[_size(ban.value)] -= 1
+            network = _network(ban.value)
+            del self._networks[network]
+            self._sizes[network[:2]] -= 1
             self._sizes += Counter()  # Drops those that are 0.
-
-    def clear(self) -> None:
-        self._bans.clear()
-        self._sizes.clear()
 
     def find(self, client_id: str, username: str | None, address: str, now_ms: int) -> Ban | None:
         """The ban that keeps a client out."""
@@ -182,17 +184,19 @@ class BanTable:
         parsed = _parsed(address)
         if parsed is None:
             return []
-        keys = []
-        for version, length in self._sizes:
-            if version == parsed.version:
-                network = ipaddress.ip_network((parsed, length), strict=False)
-                keys.append(ban_key(ADDRESS, normal_address(str(network))))
-        return keys
+        number, version, bits = int(parsed), parsed.version, parsed.max_prefixlen
+        keys = (
+            self._networks.get((version, length, number >> (bits - length)))
+            for each, length in self._sizes
+            if each == version
+        )
+        return [key for key in keys if key is not None]
 
 
-def _size(value: str) -> tuple[int, int]:
+def _network(value: str) -> tuple[int, int, int]:
     network = ipaddress.ip_network(value)
-    return network.version, network.prefixlen
+    prefix = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+    return network.version, network.prefixlen, prefix
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

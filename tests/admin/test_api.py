@@ -18,7 +18,24 @@ from tests.admin.parts import Door
 from tests.support.fakes import until
 
 #: Client identifiers that a path must be able to name.
-AWKWARD = ["a/b", "/", "a/publish", "..", "%2F", "a?b#c", "ü", "a b", "\N{ROCKET}", "clients", "a%00b", "+", "{x}"]
+AWKWARD = [
+    "a/b",
+    "/",
+    "a/publish",
+    "..",
+    "%2F",
+    "a?b#c",
+    "ü",
+    "a b",
+    "\N{ROCKET}",
+    "clients",
+    "a%00b",
+    "+",
+    "{x}",
+    "a\nb",
+    "\r\n",
+    "\x85\u2028",
+]
 
 
 def problem(answer: httpx.Response, status: int) -> str:
@@ -143,7 +160,7 @@ async def test_a_page_has_a_size(door: Door, limit: object) -> None:
         assert "limit" in problem(await door.ask("GET", f"/v1/{path}?limit={limit}"), 422)
 
 
-@pytest.mark.parametrize("cursor", ["x", "W10=", "WzEsMV0=", "Wy0xLCJhIl0=", "\xff", "WzAsIlx1ZDgwMCJd"])
+@pytest.mark.parametrize("cursor", ["x", "eDph", "\xff", "_w=="])
 async def test_a_cursor_is_the_next_of_a_page(door: Door, cursor: str) -> None:
     assert "cursor" in problem(await door.ask("GET", f"/v1/clients?cursor={quote(cursor)}"), 422)
 
@@ -414,7 +431,7 @@ async def test_routes(door: Door) -> None:
     first = (await door.ask("GET", "/v1/routes?limit=1")).json()
     assert first["routes"][0]["targets"] == ["t_ota"]
     assert first["routes"][0]["prefix"] == "tlink/"
-    rest = (await door.ask("GET", f"/v1/routes?cursor={first['next']}")).json()
+    rest = (await door.ask("GET", f"/v1/routes?cursor={quote(first['next'])}")).json()
     assert len(rest["routes"]) == len(door.replica.uplink.routes.rules) - 1
     assert rest["next"] is None
     problem(await door.ask("GET", "/v1/routes?cursor=x"), 422)

@@ -108,7 +108,7 @@ async def test_nothing_else_is_there(server: AdminServer) -> None:
         ("HEAD", "/livez"): 200,
         ("POST", "/livez"): 405,
         ("DELETE", "/metrics"): 405,
-        ("GET", "/"): 404,
+        ("POST", "/"): 405,
         ("GET", "/v1/clients"): 404,
     }
     for (method, path), status in asked.items():

@@ -25,6 +25,19 @@ def test_who_is_heard_is_alive(registry: NodeRegistry) -> None:
     assert not registry.is_dead("a", 5, 100.0 + SILENCE)
 
 
+def test_since_when_it_is_as_it_is(registry: NodeRegistry) -> None:
+    def since(record: NodeRecord, now: float) -> float:
+        registry.read("a", record, now)
+        return registry.nodes["a"].since
+
+    assert since(heartbeat(5), 100.0) == 100.0
+    assert since(heartbeat(5, connections=9), 102.0) == 100.0
+    draining = NodeRecord("a", False, 1, 5, "draining", "10.0.0.1:8080", 9)
+    assert [since(draining, 104.0), since(draining, 106.0)] == [104.0, 104.0]
+    assert since(heartbeat(5), 108.0) == 108.0
+    assert since(heartbeat(7), 110.0) == 110.0
+
+
 def test_who_is_silent_is_dead_until_it_is_heard_again(registry: NodeRegistry) -> None:
     registry.read("a", heartbeat(5), 100.0)
     assert registry.is_dead("a", 5, 100.1 + SILENCE)

@@ -1,21 +1,21 @@
 """The admin API of real replicas on a real Kafka, asked by `mqk` as its users type it."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.device import DISCONNECT, Device
+from tests.support.device import DISCONNECT, SUBACK, Device, packet, text
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.processes import wait_until
+from tests.support.proxy import admin_token
 
 READ, WRITE = "a token that reads", "a token that writes"
 
@@ -39,15 +39,23 @@ def mqk(*arguments: str, token: str | None = WRITE) -> Ran:
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-def known(name: str, role: str, token: str) -> dict[str, str]:
-    """As `mqk token` prints it."""
-    return {"name": name, "role": role, "token_sha256": hashlib.sha256(token.encode()).hexdigest()}
+def mqk_in_background(*arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "proxy", *arguments, "--token", WRITE]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.fixture
-def cluster(kafka: KafkaBroker, tmp_path: Path) -> Iterator[Cluster]:
-    tokens = [known("ops", "write", WRITE), known("eyes", "read", READ)]
-    with Cluster(kafka, tmp_path, 2, {"admin.tokens": tokens}) as cluster:
+def ask(base: str, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
+    """Status and body of one request."""
+    answer = httpx.request(method, base + path, json=body, headers={"Authorization": f"Bearer {WRITE}", **headers})
+    return answer.status_code, answer.json()
+
+
+@pytest.fixture(scope="module")
+def cluster(kafka: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    tokens = [admin_token("ops", "write", WRITE), admin_token("eyes", "read", READ)]
+    with Cluster(
+        kafka, tmp_path_factory.mktemp("admin"), 2, {"admin.tokens": tokens, "acl.subscribe_default": "allow"}
+    ) as cluster:
         yield cluster
 
 
@@ -86,6 +94,50 @@ def test_a_ban_holds_everywhere_and_through_restarts(cluster: Cluster) -> None:
     with Device(second.port, 5) as again:
         assert again.connect("noisy-2", username="noisy").body[1] == 0
     assert mqk("ban", "list", "--url", url(cluster, 1), "--json").json == []
+
+
+def test_commands_reach_a_client_of_the_other_replica(cluster: Cluster) -> None:
+    there, here = cluster.replicas[0], url(cluster, 1)
+    with Device(there.port) as device:
+        device.connect("a/1", username="u")
+        device.send(packet(0x82, b"\0\1" + text("down/#") + b"\1"))
+        assert device.receive() == (SUBACK, b"\0\1\1")
+        told = mqk_in_background("publish", "down/x", "hi", "--clientid", "a/1", "--qos", "1", "--url", here, "--json")
+        first_byte, body = device.receive()
+        assert (first_byte, body[: -len(b"hi") - 2], body[-2:]) == (0x32, text("down/x"), b"hi")
+        assert told.poll() is None, "it waits for the device"
+        device.send(packet(0x40, body[-4:-2]))
+        out, _ = told.communicate(timeout=30)
+        assert told.returncode == 0
+        assert json.loads(out)["clients"] == [{"clientid": "a/1", "outcome": "delivered", "node": there.node}]
+
+        everybody = mqk("publish", "down/y", "all", "--url", here, "--json")
+        assert (everybody.code, everybody.json["outcome"]) == (0, "delivered")
+        assert device.receive().body == text("down/y") + b"all"
+
+        clean = ask(here, "POST", "/v1/acl/clean", {"username": "u"})
+        assert [each["clientid"] for each in clean[1]["clients"]] == ["a/1"]
+        epoch = ask(here, "GET", "/v1/clients/a%2F1")[1]["epoch"]
+        assert ask(here, "DELETE", "/v1/clients/a%2F1", **{"If-Match": f'"{epoch + 1}"'})[0] == 412
+        device.ping()
+        assert ask(here, "DELETE", "/v1/clients/a%2F1", **{"If-Match": f'"{epoch}"'})[0] == 200
+        assert device.rest() == []
+    offline = mqk("publish", "down/x", "hi", "--clientid", "a/1", "--url", here)
+    assert (offline.code, offline.out.splitlines()[-1]) == (1, "deliver: offline")
+    assert (mqk("kick", "a/1", "--url", here).code, ask(here, "DELETE", "/v1/clients/a%2F1")[0]) == (1, 404)
+
+
+def test_a_replica_drains_and_comes_back(cluster: Cluster) -> None:
+    first, here = cluster.replicas[0], url(cluster, 0)
+    with Device(first.port, 5) as device:
+        device.connect("c1")
+        assert mqk("drain", "--url", here, "--json").json[0]["state"] == "draining"
+        assert device.receive().first_byte == DISCONNECT
+    wait_until(lambda: ask(here, "GET", "/v1/drain")[1]["state"] == "drained", "the last one has gone", 30)
+    assert first.get("/readyz").status == 200, "who is connected to it through a balancer must not be cut"
+    assert mqk("drain", "--cancel", "--url", here).code == 0
+    with Device(first.port, 5) as device:
+        assert device.connect("c1").body[1] == 0
 
 
 def test_what_mqk_says(cluster: Cluster) -> None:

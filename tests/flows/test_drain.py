@@ -142,7 +142,7 @@ async def test_nobody_new_comes_in(replica: Replica, version: int) -> None:
 
 
 async def test_devices_go_at_the_pace_that_others_can_take(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "GOODBYES_PER_SECOND", 40.0)
+    monkeypatch.setattr(limits, "DRAIN_GOODBYES_PER_SECOND", 40.0)
     devices = [connected(replica, f"c{number}") for number in range(60)]
     began, gone = replica.clock.now, {}
     draining = begin(replica)
@@ -160,7 +160,7 @@ async def test_devices_go_at_the_pace_that_others_can_take(replica: Replica, mon
 
 
 async def test_many_devices_and_little_time_make_it_faster(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "GOODBYES_PER_SECOND", 1.0)
+    monkeypatch.setattr(limits, "DRAIN_GOODBYES_PER_SECOND", 1.0)
     devices = [connected(replica, f"c{number}") for number in range(400)]
     began = replica.clock.now
     await begin(replica, 4.0)

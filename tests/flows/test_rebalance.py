@@ -119,6 +119,16 @@ async def test_when_nobody_is_told(home: Home, why: str) -> None:
     assert not any(device.gone for device in devices)
 
 
+async def test_it_goes_on_after_a_bug(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    devices = fleet(home, 30)
+    others, home.others = home.others, [None]  # type: ignore[list-item]
+    await home.wait(2.0)
+    assert "rebalancing failed" in caplog.text
+    home.others = others
+    await home.wait(3 * STEADY)
+    assert sum(device.gone for device in devices) == 20
+
+
 async def test_it_stops_when_a_replica_goes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "REBALANCE_PER_SECOND", 5)
     devices = fleet(home, 30)

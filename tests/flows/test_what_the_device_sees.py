@@ -15,13 +15,16 @@ from proxy import limits
 from proxy.cluster.commands import DELIVER, KICK, Command, Message, Selector
 from proxy.errors import GatewayError, Refusal
 from proxy.flows.access import AccessSettings
+from proxy.flows.bans import Bans, BanSettings
 from proxy.flows.drain import drain, let_go
 from proxy.kafka.dead_letters import DeadLetters
 from proxy.mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5_0, ReasonCode
 from proxy.policy.authenticators.base import Login
+from proxy.policy.bans import Ban
 from proxy.policy.rules import RuleSpec
 from tests.flows.harness import UP, Replica
 from tests.support.fakes import until
+from tests.support.kafka_broker import Record
 from tests.support.live import LiveDevice
 from tests.support.wire import EXPIRY_SECONDS_MAX, STANDARDS, VERSIONS
 
@@ -459,6 +462,22 @@ async def test_kicked_at_once(replica: Replica, device: LiveDevice) -> None:
     await device.ends("[ 20 03 00 88 00 | 20 02 00 03 ]")
 
 
+@row("banned at CONNECT / while connected")
+async def test_banned_at_connect(replica: Replica, device: LiveDevice) -> None:
+    replica.uplink.banned = lambda client_id, username, address: (client_id, username) == ("dev", None)
+    device.sends(CONNECT)
+    await device.ends("[ 20 03 00 8a 00 | 20 02 00 05 ]")
+
+
+@part()
+async def test_banned_while_connected(replica: Replica, connected: LiveDevice) -> None:
+    replica.gateway.add_topic("t_bans")
+    bans = Bans(BanSettings("t_bans", {}), replica.gateway, replica.uplink, lambda: 0)
+    ban = Ban("clientid", "dev", nonce=1, since_ms=0)
+    bans.receive([Record("t_bans", 0, 0, ban.key, ban.encode(), [], 0)])
+    await connected.ends(DISCONNECT % 0x98)
+
+
 # ---- SUBSCRIBE ----
 
 
@@ -498,8 +517,8 @@ async def test_subscribe_not_allowed(connected: LiveDevice) -> None:
 @like(access=AccessSettings(subscribe_default="allow"))
 async def test_too_many_subscriptions(connected: LiveDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SUBSCRIPTIONS_PER_CLIENT_MAX", 1)
-    connected.sends('82 { 0001 [00] "a" 01 "b" 01 "a" 02 }')
-    await connected.hears("90 { 0001 [00] 01 [97|80|00] 02 }")
+    connected.sends('82 { 0001 [00] "a" 01 "b" 01 } 82 { 0002 [00] "a" 02 }')
+    await connected.hears("90 { 0001 [00] 01 [97|80|00] }", "90 { 0002 [00] 02 }")
 
 
 @row("invalid topic filter / shared subscription")

@@ -1,5 +1,6 @@
 """Three replicas behind two real HAProxies, with a door for TLS that asks for certificates."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import trustme
 
 from tests.support.haproxy import BalancedCluster
 from tests.support.kafka_broker import KafkaBroker
+
+#: Of someone who may drain replicas.
+TOKEN = "drain it"
+SETTINGS = {
+    "admin.tokens": [{"name": "test", "role": "write", "token_sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}]
+}
 
 
 class Certificates:
@@ -38,5 +45,5 @@ def cluster(
 ) -> Iterator[BalancedCluster]:
     """It is shared: what a test stops, it starts again."""
     directory = tmp_path_factory.mktemp("cluster")
-    with BalancedCluster(kafka, directory, 3, balancers=2, tls=certificates.environment) as cluster:
+    with BalancedCluster(kafka, directory, 3, SETTINGS, balancers=2, tls=certificates.environment) as cluster:
         yield cluster

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import http.client
+import json
 import os
 import socket
 import ssl
@@ -11,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.lb.conftest import Certificates
+from tests.lb.conftest import TOKEN, Certificates
 from tests.support.balanced import both_ways, who_moves
 from tests.support.device import CONNACK, Device, packet, text
 from tests.support.haproxy import BalancedCluster, program
 from tests.support.processes import wait_until
+from tests.support.proxy import ProxyProcess
 from tests.support.roamers import Roamer
 from tests.support.sessions import roaming, until
 
@@ -161,3 +164,38 @@ def test_what_is_no_connect_never_reaches_a_replica(cluster: BalancedCluster) ->
     with Device(cluster.ports[0]) as device:
         device.send(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
         assert device.rest() == []
+
+
+# ---- a drain that is taken back ----
+
+
+def ask(replica: ProxyProcess, method: str) -> str:
+    """The state that `/v1/drain` tells."""
+    connection = http.client.HTTPConnection("127.0.0.1", replica.admin_port, timeout=5)
+    with contextlib.closing(connection):
+        connection.request(method, "/v1/drain", headers={"Authorization": f"Bearer {TOKEN}"})
+        return str(json.loads(connection.getresponse().read())["state"])
+
+
+def test_drain_over_http(cluster: BalancedCluster) -> None:
+    """The replica stays: HAProxy and `/readyz` call it up, its devices leave, and they come home when it is over."""
+    asyncio.run(_drain_over_http(cluster))
+
+
+async def _drain_over_http(cluster: BalancedCluster) -> None:
+    drained, balancer = cluster.replicas[2], cluster.balancers[0]
+    roamers = fleet(cluster, "drained-for-a-while")
+    async with roaming(roamers):
+        first = await asyncio.to_thread(homes, cluster, roamers)
+        away = [roamer for roamer in roamers if first[roamer.client_id] == drained.node]
+        assert ask(drained, "POST") == "draining"
+        await until(lambda: ask(drained, "GET") == "drained", "it is empty", 20)
+        await until(lambda: all(roamer.connected for roamer in roamers), "all are elsewhere", 30)
+        assert [each.told for each in away] == [[SHUTTING_DOWN]] * len(away)
+        assert (balancer.stat("weight")[2], drained.get("/readyz").status) == ("0", 200)
+        assert balancer.stat("status")[2].startswith("UP")
+        assert drained.metric("mqk_connections") == 0
+        assert ask(drained, "DELETE") == "serving"
+        await asyncio.to_thread(cluster.wait_until_up)
+    async with roaming(roamers):
+        assert await asyncio.to_thread(homes, cluster, roamers) == first

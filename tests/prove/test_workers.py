@@ -29,7 +29,7 @@ def test_replaced_again_and_again(
     with Supervised(kafka, tmp_path, 3) as workers:
         for each in range(ROUNDS):
             workers.wait_until_all_serve()
-            figures = asyncio.run(replaced(workers, CLIENTS, victim=each % 3, number=number))
+            figures = asyncio.run(replaced(workers, CLIENTS, victim=each % 3, number=number, name=f"round-{each}"))
             with capsys.disabled():
                 print(f"\n{number.name} of one of three, {CLIENTS} clients, round {each + 1}: {json.dumps(figures)}")
             assert figures["replaced after seconds"] <= seconds

@@ -5,13 +5,18 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.support.device import Device
 from tests.support.haproxy import BalancedCluster
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.proxy import ProxyProcess
 from tests.support.roamers import Roamer
+from tests.support.roaming import LIBRARIES, Peers, all_are_heard, check_nothing_lost, stored
 from tests.support.sessions import roaming, until
+
+#: `node.drain_seconds` and some.
+DRAINED_SECONDS = 45.0
 
 
 async def outage(
@@ -93,16 +98,36 @@ def connections(cluster: BalancedCluster, *without: ProxyProcess) -> int:
     return sum(int(each.metric("mqk_connections")) for each in cluster.replicas if each not in without)
 
 
-async def rolling_restart(cluster: BalancedCluster, drained_within: float) -> dict[str, object]:
-    """One replica after the other; then devices are sent home until no replica has more than 1.2 times the mean."""
+async def rolling_restart(cluster: BalancedCluster, most: float) -> dict[str, object]:
+    """One replica after the other; then devices are sent home until no replica has more than `most` times the mean."""
     for replica in cluster.replicas:
-        assert await asyncio.to_thread(replica.terminate, drained_within) == 0
+        assert await asyncio.to_thread(replica.terminate, DRAINED_SECONDS) == 0
         await asyncio.to_thread(replica.start)
         await asyncio.to_thread(cluster.wait_until_up)
     before = _shares(cluster)
-    seconds = await until(lambda: max(_shares(cluster)) <= 1.2, "no replica is above 1.2 times the mean", 240)
+    seconds = await until(lambda: max(_shares(cluster)) <= most, f"no replica is above {most} times the mean", 240)
     told = [int(each.metric("mqk_rebalanced_total")) for each in cluster.replicas]
     return {"shares before": before, "shares": _shares(cluster), "balanced after s": round(seconds), "sent home": told}
+
+
+async def libraries_restarted(
+    cluster: BalancedCluster, directory: Path, devices: int, most: float
+) -> dict[str, object]:
+    """So many devices of each library go through a rolling restart and are sent home: what their applications published
+    is in Kafka, and every reconnect found its session.
+    """
+    with Peers(list(LIBRARIES), directory, cluster.ports[0], devices, 1, 0.5) as peers:
+        await all_are_heard(peers, cluster.kafka, f"{cluster.name}_msg")
+        figures = await rolling_restart(cluster, most)
+        told = await peers.stop()
+    found = stored(cluster.kafka, f"{cluster.name}_")
+    for name, devices_of in told.items():
+        check_nothing_lost(devices_of, found)
+        for device in devices_of:
+            assert all(device.session_present[1:]), device
+        figures[f"{name}: published"] = sum(len(device.payloads) for device in devices_of)
+        figures[f"{name}: reconnects"] = sum(len(device.session_present) - 1 for device in devices_of)
+    return figures
 
 
 def _shares(cluster: BalancedCluster) -> list[float]:

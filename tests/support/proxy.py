@@ -3,6 +3,7 @@
 Nothing of `proxy` is imported here, so that a test can only see what an operator and a device see.
 """
 
+import hashlib
 import http.client
 import json
 import os
@@ -148,6 +149,11 @@ class ProxyProcess:
             return self.get(path).status == 200
         except OSError:
             return False
+
+
+def admin_token(name: str, role: str, token: str) -> dict[str, str]:
+    """An entry of `admin.tokens`, as `mqk token` prints it."""
+    return {"name": name, "role": role, "token_sha256": hashlib.sha256(token.encode()).hexdigest()}
 
 
 def _toml(value: object) -> str:

@@ -13,12 +13,12 @@ from tests.support.supervised import Supervised
 BACK_SECONDS = 90.0
 
 
-async def replaced(workers: Supervised, size: int, victim: int, number: signal.Signals) -> dict[str, Any]:
+async def replaced(workers: Supervised, size: int, victim: int, number: signal.Signals, name: str) -> dict[str, Any]:
     """One replica gets a signal: another is there in its slot, on its ports, under its name, and has its clients. Each
-    device knows one port only, so it is back when that port answers.
+    device, whose id begins with `name`, knows one port only, so it is back when that port answers.
     """
     slot = workers.slots[victim]
-    roamers = [Roamer(f"device-{each}", [workers.ports[each % len(workers.ports)]]) for each in range(size)]
+    roamers = [Roamer(f"{name}-{each}", [workers.ports[each % len(workers.ports)]]) for each in range(size)]
     others = [each for each in workers.slots if each != slot]
     before = {each.number: each.incarnation() for each in workers.slots}
     async with roaming(roamers):

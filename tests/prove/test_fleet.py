@@ -74,7 +74,7 @@ def test_rolling_restart_under_load(kafka: KafkaBroker, tmp_path: Path, capsys: 
         target: Any = Target(cluster.ports[0], f"{cluster.name}_")
         with Load(target, kafka.bootstrap, tmp_path, flags) as load:
             load.wait_for_acked(10 * MESSAGES, 120)
-            restarted = asyncio.run(rolling_restart(cluster, 45.0))
+            restarted = asyncio.run(rolling_restart(cluster, 1.2))
             figures = load.finish(SECONDS)
     seen = {name: figures[name] for name in ("sent", "acked", "resent", "unacknowledged", "away_ms", "ack_ms")}
     kafka_has = {name: figures["verify"][name] for name in ("lost", "duplicated", "reordered")}
@@ -86,7 +86,9 @@ def test_rolling_restart_under_load(kafka: KafkaBroker, tmp_path: Path, capsys: 
 
 def test_libraries_that_others_wrote(kafka: KafkaBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with BalancedCluster(kafka, tmp_path, 3) as cluster:
-        say(capsys, "rolling restart, libraries", asyncio.run(libraries_restarted(cluster, tmp_path, LIBRARY_DEVICES)))
+        # What chance makes of so few devices is left alone: 1.5 times the mean.
+        figures = asyncio.run(libraries_restarted(cluster, tmp_path, LIBRARY_DEVICES, most=1.5))
+    say(capsys, "rolling restart, libraries", figures)
 
 
 def test_two_haproxies(kafka: KafkaBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

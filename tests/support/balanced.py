@@ -15,6 +15,9 @@ from tests.support.roamers import Roamer
 from tests.support.roaming import LIBRARIES, Peers, all_are_heard, check_nothing_lost, stored
 from tests.support.sessions import roaming, until
 
+#: `node.drain_seconds` and some.
+DRAINED_SECONDS = 45.0
+
 
 async def outage(
     cluster: BalancedCluster, roamers: Sequence[Roamer], pinging: Sequence[Device], kafka: KafkaBroker, seconds: float
@@ -95,25 +98,27 @@ def connections(cluster: BalancedCluster, *without: ProxyProcess) -> int:
     return sum(int(each.metric("mqk_connections")) for each in cluster.replicas if each not in without)
 
 
-async def rolling_restart(cluster: BalancedCluster, drained_within: float) -> dict[str, object]:
-    """One replica after the other; then devices are sent home until no replica has more than 1.2 times the mean."""
+async def rolling_restart(cluster: BalancedCluster, most: float) -> dict[str, object]:
+    """One replica after the other; then devices are sent home until no replica has more than `most` times the mean."""
     for replica in cluster.replicas:
-        assert await asyncio.to_thread(replica.terminate, drained_within) == 0
+        assert await asyncio.to_thread(replica.terminate, DRAINED_SECONDS) == 0
         await asyncio.to_thread(replica.start)
         await asyncio.to_thread(cluster.wait_until_up)
     before = _shares(cluster)
-    seconds = await until(lambda: max(_shares(cluster)) <= 1.2, "no replica is above 1.2 times the mean", 240)
+    seconds = await until(lambda: max(_shares(cluster)) <= most, f"no replica is above {most} times the mean", 240)
     told = [int(each.metric("mqk_rebalanced_total")) for each in cluster.replicas]
     return {"shares before": before, "shares": _shares(cluster), "balanced after s": round(seconds), "sent home": told}
 
 
-async def libraries_restarted(cluster: BalancedCluster, directory: Path, devices: int) -> dict[str, object]:
+async def libraries_restarted(
+    cluster: BalancedCluster, directory: Path, devices: int, most: float
+) -> dict[str, object]:
     """So many devices of each library go through a rolling restart and are sent home: what their applications published
     is in Kafka, and every reconnect found its session.
     """
     with Peers(list(LIBRARIES), directory, cluster.ports[0], devices, 1, 0.5) as peers:
         await all_are_heard(peers, cluster.kafka, f"{cluster.name}_msg")
-        figures = await rolling_restart(cluster, 45.0)
+        figures = await rolling_restart(cluster, most)
         told = await peers.stop()
     found = stored(cluster.kafka, f"{cluster.name}_")
     for name, devices_of in told.items():

@@ -122,9 +122,9 @@ def refused(kafka: KafkaBroker, directory: Path, settings: dict[str, object]) ->
 def test_missing_topics_are_named_when_they_may_not_be_created(kafka: KafkaBroker, tmp_path: Path) -> None:
     kafka.create_topic("strict_msg")
     said = refused(kafka, tmp_path, {"kafka.create_topics": False, "kafka.topic_prefix": "strict_"})
-    for suffix in ("ota", "sub_register", "sub_status", "status"):
+    for suffix in ("ota", "sub_register", "sub_status", "status", "msg_down", "command_results"):
         assert f"--create --topic strict_{suffix} --partitions 4" in said
-    assert "strict_msg" not in said
+    assert "strict_msg " not in said
     assert [topic for topic in kafka.topics() if topic.startswith("strict_")] == ["strict_msg"]
 
 

@@ -324,6 +324,23 @@ async def test_what_is_no_letter_is_counted(town: Town) -> None:
     assert [replica.inbox.unreadable for replica in town.replicas.values()] == [2, 2, 2]
 
 
+async def test_letters_gather_and_answers_gather_longer(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "INBOX_ANSWER_GAP_SECONDS", 3_600)
+    town.connect("one", "b")
+    town["a"].start(*(deliver(str(number), "one") for number in range(100)))
+    await until(lambda: len(town["b"].executor.executed) == 100, "they go by themselves")
+    assert town["a"].inbox.letters_sent == 1
+    await until(lambda: len(town["a"].results) == 100, "the first answers need not wait")
+    assert town["b"].inbox.letters_sent == 1
+    town["a"].start(deliver("later", "one"))
+    await until(lambda: len(town["b"].executor.executed) == 101, "a request waits for a moment")
+    assert "later" not in town["a"].outcomes()
+    # A request to the same replica takes the answers that wait along.
+    town.connect("two", "a")
+    town["b"].start(deliver("back", "two"))
+    await until(lambda: "later" in town["a"].outcomes(), "it has come along")
+
+
 # ---- bounds ----
 
 

@@ -299,6 +299,19 @@ async def test_a_batch_waits_as_long_as_the_pace_says(fake: FakeKafka, start_gat
     assert loop.time() - began >= 0.05
 
 
+async def test_urgent_topics_do_not_wait(fake: FakeKafka, start_gateway: StartGateway) -> None:
+    class Pace:
+        def delay(self, now: float) -> float:
+            return 3_600
+
+    gateway, outcomes = await start_gateway({"up": 1, "urgent": 1}), Outcomes()
+    gateway.pace = Pace()  # type: ignore[assignment]
+    gateway.urgent = frozenset({"urgent"})
+    send(gateway, "up", b"key", outcomes, [1])
+    send(gateway, "urgent", b"key", outcomes, [2])
+    await until(lambda: outcomes.stored == [2], "only the urgent one goes")
+
+
 async def test_the_hard_mark_is_left_as_soon_as_there_is_room(fake: FakeKafka, start_gateway: StartGateway) -> None:
     gateway, outcomes = await start_gateway({"up": 2}, queue_bytes_max=10_000), Outcomes()
     fake.silent = True

@@ -313,6 +313,8 @@ COMMAND_ANSWER_SECONDS_MAX: Final = 15.0
 COMMAND_ID_BYTES_MAX: Final = 256
 #: Records that are taken in at a time; bounds what one batch does in one turn of the event loop.
 COMMAND_BATCH_RECORDS_MAX: Final = 200
+#: Who has read commands or letters reads on after this, so that there are many to read when many come.
+COMMAND_GATHER_SECONDS: Final = 0.004
 #: How often the reader looks whether it is its turn, whether there is room, and what can be committed.
 COMMAND_POLL_SECONDS: Final = 0.2
 COMMAND_COMMIT_SECONDS: Final = 1.0
@@ -327,8 +329,10 @@ RESULT_CLIENTS_MAX: Final = 1_000
 INBOX_MESSAGE_BYTES_MAX: Final = 1_000_000
 #: A letter that has so much is sent, and another one begun.
 INBOX_LETTER_BYTES: Final = 131_072
-#: Letters to one replica are so far apart, so that each carries many messages when there are many.
-INBOX_GAP_SECONDS: Final = 0.003
+#: Letters are so far apart, so that each carries many messages when there are many: one costs 1 ms of CPU here, there
+#: and at the broker together. For answers nobody waits but a result, so they take more time.
+INBOX_GAP_SECONDS: Final = 0.006
+INBOX_ANSWER_GAP_SECONDS: Final = 0.025
 #: Clients in one message of an answer: 64 KiB names of the longest kind would not fit into a record, usual ones do.
 INBOX_CLIENTS_PER_MESSAGE: Final = 500
 #: How long a letter is kept; nobody reads one that is older than its command.

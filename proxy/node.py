@@ -15,8 +15,7 @@ from proxy.admin.guard import Guard, Token
 from proxy.admin.parts import Parts
 from proxy.admin.routes import ENDPOINTS
 from proxy.clock import monotonic, wall_ms
-from proxy.config import Settings, changed, masked, split_address
-from proxy.config.settings import KafkaCluster
+from proxy.config import KafkaCluster, Settings, changed, masked, split_address
 from proxy.errors import ConfigError, GatewayError
 from proxy.flows.bans import Bans, BanSettings
 from proxy.flows.downlink import Downlink

@@ -4,8 +4,7 @@ from typing import Any
 
 from proxy import limits
 from proxy.clock import wall_ms
-from proxy.config import Settings
-from proxy.config.settings import KafkaCluster
+from proxy.config import KafkaCluster, Settings
 from proxy.flows.access import Access, AccessSettings
 from proxy.flows.commands import CommandSettings, topic_owner
 from proxy.flows.explain import Partitions

@@ -263,6 +263,7 @@ class Replica(Worker):
         super().__init__(*given)
         self.slot = self.app.next_slot
         self._told = False
+        self._hung_up = False
         # From now on it has to say that it lives, also when it never comes to say so itself.
         self.notify()
 
@@ -280,6 +281,11 @@ class Replica(Worker):
             signal.signal(number, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, self._remember_hangup)
+
+    def _remember_hangup(self, *_: object) -> None:
+        """The rules that it was forked with may be those of before."""
+        self._hung_up = True
 
     def run(self) -> NoReturn:
         board, slot = self.app.board, self.slot
@@ -305,6 +311,8 @@ class Replica(Worker):
         loop.add_signal_handler(signal.SIGQUIT, self._stop_at_once, stop)
         # Ctrl-C goes to everybody on a terminal; what it means the supervisor says.
         loop.add_signal_handler(signal.SIGINT, self._leave_to_the_supervisor)
+        if self._hung_up:
+            os.kill(os.getpid(), signal.SIGHUP)
         return self._show_life(replica, stop)
 
     async def _show_life(self, replica: Node, stop: Callable[[], None]) -> None:

@@ -363,6 +363,13 @@ def test_a_rule_that_is_not_written_as_it_should_be(toml: Path, text: str, setti
     assert message in problem
 
 
+def test_who_may_publish_nothing_is_worth_a_word(toml: Path) -> None:
+    (warning,) = given(toml, '[acl]\npublish_default = "deny"\n').settings.warnings()
+    assert warning == 'acl.publish_default is "deny" and there is no acl.file: nobody may publish anything'
+    settings = given(toml, '[acl]\npublish_default = "deny"\nfile = "acl.conf"\n').settings
+    assert (settings.warnings(), settings.acl.file) == ([], toml.parent / "acl.conf")
+
+
 def test_a_preset_beside_rules_is_worth_a_word(toml: Path) -> None:
     rules = '[[routing.rules]]\nfilter = "a"\ntopic = "x"\n'
     assert given(toml, rules).settings.warnings() == []

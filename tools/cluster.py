@@ -57,9 +57,11 @@ MQTT is on 127.0.0.1:{ports.mqtt}, in front of three replicas; health, metrics a
 HAProxy's own page is http://127.0.0.1:{ports.balancer}/lb/stats, Kafka is {kafka}. Try, in another terminal:
 
   mosquitto_pub -h 127.0.0.1 -p {ports.mqtt} -t tlink/pk/dev1/up -m hi -q 1
-  java -cp '.cache/kafka-{version}/*' org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server {kafka} \\
+  java -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp '.cache/kafka-{version}/*' \\
+    org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server {kafka} \\
     --include 'tlink_device_.*' --from-beginning --property print.key=true
-  kill -9 {victim}    # a replica: a second later it is there again; .venv/bin/mqk nodes
+  kill -9 {victim}    # a replica: a second later it is there again, as another incarnation
+  .venv/bin/mqk nodes --url http://127.0.0.1:{ports.admin}
 
 What they log is in {directory}. Ctrl-C stops all of it.
 """

@@ -77,7 +77,7 @@ class Api:
         routes = [
             Route(path, partial(self._serve, methods), methods=list(methods)) for path, methods in by_path.items()
         ]
-        self.app: ASGIApp = _Undecoded(Starlette(routes=routes, exception_handlers={HTTPException: _not_found}))
+        self.app: ASGIApp = Undecoded(Starlette(routes=routes, exception_handlers={HTTPException: _not_found}))
 
     async def _serve(self, methods: dict[str, Endpoint], request: Request) -> Response:
         endpoint = methods["GET" if request.method == "HEAD" else request.method]
@@ -179,8 +179,10 @@ def _in_words(loc: tuple[int | str, ...], message: str) -> str:
     return f"{where}: {text[0].lower()}{text[1:]}" if where else text
 
 
-class _Undecoded:
-    """Routes by the path as it was sent: a client identifier may have a `/` in it, which only then is still `%2F`."""
+class Undecoded:
+    """Routes by the path as it was sent: a client identifier may have a `/` in it, which only then is still `%2F`, or
+    the end of a line.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp
 
 import proxy
 from proxy import limits
+from proxy.admin.api import Undecoded
 from proxy.admin.dashboard import show_dashboard
 from proxy.errors import ConfigError
 
@@ -71,7 +73,8 @@ def make_app(views: Views, api: ASGIApp | None = None) -> Starlette:
             Route("/healthz", healthz),
             Route("/metrics", metrics),
             *([Mount("/v1", api)] if api is not None else ()),
-        ]
+        ],
+        middleware=[Middleware(Undecoded)],
     )
 
 

@@ -5,14 +5,17 @@ and do not import this.
 """
 
 from proxy.config.describe import Row, describe
+from proxy.config.kafka import KafkaClient, KafkaCluster
 from proxy.config.migrate import migrate
 from proxy.config.problems import ConfigErrors
-from proxy.config.settings import KafkaClient, Settings, changed, split_address
+from proxy.config.settings import Settings, changed
 from proxy.config.sources import Loaded, load, masked
+from proxy.config.values import split_address
 
 __all__ = [
     "ConfigErrors",
     "KafkaClient",
+    "KafkaCluster",
     "Loaded",
     "Row",
     "Settings",

@@ -1,26 +1,34 @@
 """The settings themselves: name, type, default, bounds and meaning of each; `mqk config` is printed from here."""
 
 import ipaddress
-import itertools
 import re
 import socket
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from proxy.config.kafka import Kafka, KafkaCluster
+from proxy.config.values import (
+    Address,
+    Network,
+    Section,
+    TopicPattern,
+    beside_the_file,
+    check_slots,
+    no_repetition,
+    one_or_many,
+    shift_address,
+    split_address,
+)
 from proxy.limits import ADMIN_TOKENS_MAX, KAFKA_FRAMING_BYTES, TARGETS_PER_RULE_MAX
 from proxy.net.addresses import is_loopback
 from proxy.policy.filters import parse_filter
@@ -31,126 +39,10 @@ KAFKA_MESSAGE_BYTES_MAX: Final = 1_048_588
 HEADER_BYTES_ROOM: Final = 16_384
 PUBLISH_BYTES_CEILING: Final = KAFKA_MESSAGE_BYTES_MAX - HEADER_BYTES_ROOM - KAFKA_FRAMING_BYTES
 
-_ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
 _NODE_ID_CHARACTERS_MAX: Final = 64
-_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` or `[IPv6]:port` in its two parts. Raises ValueError that says what is wrong."""
-    host, _, port = address.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
-        raise ValueError("should be host:port with a port of 0 to 65535")
-    if host.startswith("[") and host.endswith("]"):
-        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
-    if ":" in host:
-        raise ValueError("an IPv6 address stands in brackets, as in [::1]:1883")
-    if not _HOST.fullmatch(host):
-        raise ValueError("should be host:port, as in 0.0.0.0:1883")
-    if re.fullmatch(r"[0-9.]+", host):
-        return str(ipaddress.IPv4Address(host)), int(port)
-    return host, int(port)
-
-
-def shift_address(address: str, by: int) -> str:
-    """The same host with a port that is `by` higher; port 0, whatever is free, stays."""
-    host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + by if int(port) else 0}"
-
-
-def check_slots(addresses: Mapping[str, str], slots: int, step: int) -> None:
-    """Each of so many slots on one host has ports of its own. Raises ValueError that names what has not."""
-    taken: dict[int, list[tuple[str, str]]] = {}
-    for slot, (name, address) in itertools.product(range(slots), addresses.items()):
-        what = f"{name} of slot {slot}"
-        try:
-            host, port = split_address(shift_address(address, slot * step))
-        except ValueError:
-            raise ValueError(f"{what} would be a port above 65535") from None
-        for other, there in taken.get(port, []) if port else ():
-            if host == other or not _ANY_HOST.isdisjoint((host, other)):
-                raise ValueError(f"{there} and {what} are both port {port}: choose others, or a node.slot_port_step")
-        taken.setdefault(port, []).append((host, what))
-
-
-def _address(address: str) -> str:
-    split_address(address)
-    return address
-
-
-def _server(address: str) -> str:
-    if split_address(address)[1] == 0:
-        raise ValueError("should be host:port with a port of 1 to 65535")
-    return address
-
-
-def _network(network: str) -> str:
-    try:
-        return str(ipaddress.ip_network(network))
-    except ValueError as error:
-        raise ValueError(f"should be a network, as in 10.0.0.0/24: {error}") from None
-
-
-def _no_repetition(values: list[str]) -> list[str]:
-    repeated = {value for value in values if values.count(value) > 1}
-    if repeated:
-        raise ValueError(f"given twice: {', '.join(sorted(repeated))}")
-    return values
-
-
-def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    directory: Path = (info.context or {}).get("directory", Path())
-    return directory / path
-
-
-def _http_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
-        raise ValueError("should be https://host/path, without a user")
-    return url
-
-
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-TopicPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._*-]+$", max_length=249)]
-
-
-def _cluster_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name, re.ASCII) or name == "default":
-        raise ValueError('a cluster is named by 1 to 32 small letters, digits and hyphens, and not "default"')
-    return name
-
-
-ClusterName = Annotated[str, AfterValidator(_cluster_name)]
-Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"format": "host:port"})]
-Network = Annotated[str, AfterValidator(_network), Field(json_schema_extra={"format": "CIDR"})]
-Server = Annotated[str, AfterValidator(_server), Field(json_schema_extra={"format": "host:port"})]
-Url = Annotated[str, AfterValidator(_http_url), Field(json_schema_extra={"format": "URL"})]
-File = Annotated[Path, Field(strict=False), AfterValidator(_beside_the_file)]
-Header = Literal[
-    "mqtt.topic",
-    "mqtt.clientid",
-    "mqtt.username",
-    "mqtt.qos",
-    "mqtt.node",
-    "mqtt.packet_id",
-    "mqtt.payload_format",
-    "mqtt.message_expiry",
-    "mqtt.content_type",
-    "mqtt.response_topic",
-    "mqtt.correlation_data",
-    "mqtt.user_properties",
-]
-
-
-class _Section(BaseModel):
-    # Strict, so that `partitions = true` is not 1; text from flags and environment is converted before it comes here.
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
-
-
-class Node(_Section):
+class Node(Section):
     id: str = Field(
         default_factory=socket.gethostname,
         max_length=_NODE_ID_CHARACTERS_MAX,
@@ -195,192 +87,7 @@ class Node(_Section):
         return workers
 
 
-_TLS: Final = ("SSL", "SASL_SSL")
-_SASL: Final = ("SASL_PLAINTEXT", "SASL_SSL")
-_WITH_PASSWORD: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-_WITH_TOKEN: Final = ("OAUTHBEARER",)
-_GIVEN: Final = ()
-#: Settings of a Kafka client that go only with others: which one, and its values; `_GIVEN`: any.
-_GOES_WITH: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "sasl_mechanism": ("security_protocol", _SASL),
-    "sasl_plain_username": ("sasl_mechanism", _WITH_PASSWORD),
-    "sasl_plain_password": ("sasl_mechanism", _WITH_PASSWORD),
-    "sasl_oauth_token_endpoint": ("sasl_mechanism", _WITH_TOKEN),
-    "sasl_oauth_client_id": ("sasl_mechanism", _WITH_TOKEN),
-    "sasl_oauth_client_secret": ("sasl_mechanism", _WITH_TOKEN),
-    "sasl_oauth_scope": ("sasl_mechanism", _WITH_TOKEN),
-    "ssl_cafile": ("security_protocol", (*_TLS, "SASL_PLAINTEXT")),
-    "ssl_certfile": ("security_protocol", _TLS),
-    "ssl_keyfile": ("ssl_certfile", _GIVEN),
-    "ssl_password": ("ssl_certfile", _GIVEN),
-}
-#: Those of them that nobody has to give.
-_OPTIONAL: Final = frozenset({"sasl_oauth_scope", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password"})
-
-
-class KafkaClient(_Section):
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        default="PLAINTEXT", description="How the brokers are spoken to."
-    )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
-        default=None, description="How the proxy proves who it is; required with SASL_PLAINTEXT and SASL_SSL."
-    )
-    sasl_plain_username: str | None = Field(
-        default=None, min_length=1, description="User name for PLAIN and SCRAM; required with them."
-    )
-    sasl_plain_password: str | None = Field(
-        default=None, min_length=1, repr=False, description="Password for PLAIN and SCRAM; required with them."
-    )
-    sasl_oauth_token_endpoint: Url | None = Field(
-        default=None, description="Where tokens are had for client credentials (RFC 6749, 4.4); for OAUTHBEARER."
-    )
-    sasl_oauth_client_id: str | None = Field(default=None, min_length=1, description="Whose token; for OAUTHBEARER.")
-    sasl_oauth_client_secret: str | None = Field(
-        default=None, min_length=1, repr=False, description="The secret of that client; for OAUTHBEARER."
-    )
-    sasl_oauth_scope: str | None = Field(
-        default=None, min_length=1, description="Scope that is asked for; unset: the endpoint's default."
-    )
-    ssl_cafile: File | None = Field(
-        default=None,
-        description="PEM file of the authorities whose certificates brokers may have; the token endpoint may too. "
-        "Unset: those of the system. Relative, as all files, to the directory of the configuration file.",
-    )
-    ssl_certfile: File | None = Field(
-        default=None, description="PEM file of the proxy's own certificate and its chain, for brokers that ask for one."
-    )
-    ssl_keyfile: File | None = Field(
-        default=None, description="PEM file of its private key; unset: the key is in ssl_certfile."
-    )
-    ssl_password: str | None = Field(
-        default=None, min_length=1, repr=False, description="Password of the private key, when it is encrypted."
-    )
-    ssl_check_hostname: bool = Field(
-        default=True, description="`false`: a broker's certificate may be for another host name."
-    )
-
-    @field_validator(*_GOES_WITH)
-    @classmethod
-    def _goes_with_the_others(cls, value: Any, info: ValidationInfo) -> Any:
-        name = str(info.field_name)
-        other, values = _GOES_WITH[name]
-        if other in info.data:  # Else it is wrong itself, and that is enough.
-            there = info.data[other]
-            fits = there in values if values else there is not None
-            if value is not None and not fits:
-                what = f"{other} = {' or '.join(values)}" if values else other
-                raise PydanticCustomError("not_together", "{what}", {"what": f"goes only with {what}"})
-            if value is None and fits and name not in _OPTIONAL:
-                raise PydanticCustomError("not_together", "{what}", {"what": f"must be given with {other} = {there}"})
-        return value
-
-    def warnings(self) -> list[str]:
-        """What is allowed and deserves a second look, without the name of the table before it."""
-        found = []
-        if self.security_protocol == "SASL_PLAINTEXT" and self.sasl_mechanism in {"PLAIN", "OAUTHBEARER"}:
-            found.append(f"security_protocol is SASL_PLAINTEXT: {self.sasl_mechanism} sends its secret in the clear")
-        if urlsplit(self.sasl_oauth_token_endpoint or "").scheme == "http":
-            found.append("sasl_oauth_token_endpoint is not https: the client secret is sent in the clear")
-        if self.security_protocol in _TLS and not self.ssl_check_hostname:
-            found.append("ssl_check_hostname is false: any host with a certificate of the same authority can be Kafka")
-        return found
-
-
-class KafkaCluster(_Section):
-    """What each cluster has."""
-
-    bootstrap_servers: list[Server] = Field(
-        default=["127.0.0.1:9092"],
-        min_length=1,
-        description="Brokers that are asked first; one that answers is enough.",
-    )
-    create_topics: bool = Field(
-        default=True,
-        description="Create topics that are missing; else start-up names them and the command that creates them.",
-    )
-    replication_factor: int = Field(
-        default=3, ge=-1, le=32_767, description="Of topics that we create; -1: the broker's default."
-    )
-    partitions: int = Field(default=12, ge=1, le=10_000, description="Of topics that we create.")
-    delivery_timeout_seconds: int = Field(
-        default=120,
-        ge=1,
-        le=3600,
-        description="After this the outcome of a record counts as unknown: no acknowledgement, the connection closes, "
-        "the device sends again. The default is Kafka's own.",
-    )
-    queue_bytes_max: int = Field(
-        default=67_108_864, ge=1_048_576, description="Records that wait for Kafka, and their bookkeeping."
-    )
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        default="none", description="Of batches on their way to Kafka, where they stay as they come."
-    )
-    unsafe_acks: Literal["all", "1", "0"] = Field(
-        default="all", description="Anything but `all` acknowledges records that Kafka can lose; shown in /healthz."
-    )
-    unsafe_idempotence: bool = Field(
-        default=True, description="`false`: the client's own retries may store a record twice; shown in /healthz."
-    )
-    client: KafkaClient = KafkaClient()
-
-    @field_validator("replication_factor")
-    @classmethod
-    def _has_replicas(cls, factor: int) -> int:
-        if factor == 0:
-            raise ValueError("should be -1 or at least 1")
-        return factor
-
-    @field_validator("unsafe_idempotence")
-    @classmethod
-    def _idempotence_needs_all(cls, idempotence: bool, info: ValidationInfo) -> bool:
-        if idempotence and info.data.get("unsafe_acks", "all") != "all":
-            raise ValueError(
-                'Kafka is idempotent only with unsafe_acks = "all"; to do without both, set this to false too'
-            )
-        return idempotence
-
-
-class FurtherCluster(KafkaCluster):
-    """Beside the first one."""
-
-    bootstrap_servers: list[Server] = Field(
-        min_length=1, description="Brokers that are asked first; one that answers is enough."
-    )
-
-
-class Kafka(KafkaCluster):
-    topic_prefix: str = Field(
-        default="tlink_device_",
-        max_length=200,
-        pattern=r"^[A-Za-z0-9._-]*$",
-        description="What every Kafka topic begins with.",
-    )
-    headers: Annotated[list[Header], AfterValidator(_no_repetition)] = Field(
-        default=["mqtt.topic", "mqtt.clientid"],
-        description="Headers of every record. mqtt.retain, and mqtt.dup with mqtt.packet_id, come by themselves when "
-        "they say something, and so does traceparent. User properties become mqtt.user.NAME.",
-    )
-    internal_prefix: str = Field(
-        default="_mqk_",
-        min_length=1,
-        max_length=100,
-        pattern=r"^[A-Za-z0-9._-]+$",
-        description="What the proxy's own topics begin with; no route may reach one.",
-    )
-
-    @field_validator("internal_prefix")
-    @classmethod
-    def _leaves_topics(cls, internal_prefix: str, info: ValidationInfo) -> str:
-        if info.data.get("topic_prefix", "").startswith(internal_prefix):
-            raise ValueError("kafka.topic_prefix begins with it: no topic would be left for devices")
-        return internal_prefix
-
-    clusters: dict[ClusterName, FurtherCluster] = Field(
-        default={}, description="Further clusters by name. One that is down holds up nothing but what is meant for it."
-    )
-
-
-class Listener(_Section):
+class Listener(Section):
     bind: Address = Field(
         default="0.0.0.0:1883", description="Where devices connect; an IPv6 address stands in brackets."
     )
@@ -396,7 +103,7 @@ class Listener(_Section):
         return [ipaddress.ip_network(network) for network in self.proxy_protocol_from]
 
 
-class Mqtt(_Section):
+class Mqtt(Section):
     connect_timeout_seconds: int = Field(
         default=10, ge=1, le=300, description="Time from connecting to a complete CONNECT."
     )
@@ -420,22 +127,22 @@ class Mqtt(_Section):
     )
 
 
-class Limits(_Section):
+class Limits(Section):
     connections_max: int = Field(default=15_000, ge=1, le=1_000_000, description="Connections of this replica.")
     connects_per_second_max: int = Field(
         default=1000, ge=1, le=100_000, description="New connections that are taken up."
     )
 
 
-class AuthenticatorEntry(_Section):
+class AuthenticatorEntry(Section):
     type: Literal["password_file"] = Field(description="How the device proves who it is.")
-    path: Annotated[Path, AfterValidator(_beside_the_file)] = Field(
+    path: Annotated[Path, AfterValidator(beside_the_file)] = Field(
         strict=False,
         description="The file that `mqk passwd` writes; relative to the directory of the configuration file.",
     )
 
 
-class Auth(_Section):
+class Auth(Section):
     anonymous: bool = Field(
         default=False,
         description="Accept a device when nobody in the chain has an answer; its user name is kept, unverified.",
@@ -449,8 +156,8 @@ class Auth(_Section):
     )
 
 
-class Acl(_Section):
-    file: Annotated[Path, AfterValidator(_beside_the_file)] | None = Field(
+class Acl(Section):
+    file: Annotated[Path, AfterValidator(beside_the_file)] | None = Field(
         default=None,
         strict=False,
         description="Who may publish where and subscribe to what, a rule a line (docs/acl.md); relative to the "
@@ -469,7 +176,7 @@ class Acl(_Section):
     )
 
 
-class RuleEntry(_Section):
+class RuleEntry(Section):
     name: str = Field(default="", max_length=64, description="What logs, dead letters and `mqk route explain` call it.")
     filter: str | None = Field(
         default=None, description="MQTT topic filter; a level in braces, as in `tlink/{device}/#`, is a variable."
@@ -479,7 +186,7 @@ class RuleEntry(_Section):
     regex: str | None = Field(
         default=None, description="RE2 expression, found anywhere in the topic; named groups are variables."
     )
-    topic: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(
+    topic: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         min_length=1,
         max_length=TARGETS_PER_RULE_MAX,
         description="Kafka topics, a template each; `topic@cluster` is on the cluster of that name. One may stand "
@@ -500,10 +207,10 @@ class RuleEntry(_Section):
     @field_validator("topic")
     @classmethod
     def _different_topics(cls, topics: list[str]) -> list[str]:
-        return _no_repetition(topics)
+        return no_repetition(topics)
 
 
-class Routing(_Section):
+class Routing(Section):
     preset: Literal["tlink", "single", "none"] = Field(
         default="tlink",
         description="The rules while there are none of your own. `tlink`: ota, sub_register, sub_status or msg by the "
@@ -542,7 +249,7 @@ class Routing(_Section):
         return self
 
 
-class Status(_Section):
+class Status(Section):
     topic: str = Field(
         default="${prefix}status", description="Where connected and disconnected go; `${prefix}` is kafka.topic_prefix."
     )
@@ -560,7 +267,7 @@ class Status(_Section):
         return topic
 
 
-class Commands(_Section):
+class Commands(Section):
     group: str = Field(
         default="mqtt-kafka-proxy",
         min_length=1,
@@ -597,7 +304,7 @@ class Commands(_Section):
         return owner
 
 
-class Sessions(_Section):
+class Sessions(Section):
     expiry_max_seconds: int = Field(
         default=604_800,
         ge=0,
@@ -613,7 +320,7 @@ def _sha256(text: str) -> str:
     return text.lower()
 
 
-class AdminToken(_Section):
+class AdminToken(Section):
     name: str = Field(
         min_length=1,
         max_length=64,
@@ -626,7 +333,7 @@ class AdminToken(_Section):
     )
 
 
-class Admin(_Section):
+class Admin(Section):
     bind: Address = Field(
         default="127.0.0.1:8080",
         description="Health, metrics and the admin API over HTTP. Beyond loopback only with tokens.",
@@ -640,12 +347,12 @@ class Admin(_Section):
     @field_validator("tokens")
     @classmethod
     def _one_token_per_name(cls, tokens: list[AdminToken]) -> list[AdminToken]:
-        _no_repetition([token.name for token in tokens])
-        _no_repetition([token.token_sha256 for token in tokens])
+        no_repetition([token.name for token in tokens])
+        no_repetition([token.token_sha256 for token in tokens])
         return tokens
 
 
-class Log(_Section):
+class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least that is written."
     )
@@ -654,10 +361,10 @@ class Log(_Section):
     )
 
 
-_Moved = TypeVar("_Moved", bound=_Section)
+_Moved = TypeVar("_Moved", bound=Section)
 
 
-def _binds(part: _Section) -> dict[str, str]:
+def _binds(part: Section) -> dict[str, str]:
     """What a section listens on, by its key, which ends in "bind"."""
     return {key: str(bind) for key, bind in part if key.endswith("bind") and bind is not None}
 
@@ -667,7 +374,7 @@ def _addresses(node: Node, listeners: list[Listener], admin: Admin) -> dict[str,
     return {f"{name}.{key}": bind for name, part in parts.items() for key, bind in _binds(part).items()}
 
 
-class Settings(_Section):
+class Settings(Section):
     """All of them. The order is that of the documentation."""
 
     node: Node = Node()
@@ -688,7 +395,7 @@ class Settings(_Section):
     @classmethod
     def _one_listener_per_address(cls, listeners: list[Listener]) -> list[Listener]:
         # Port 0 is whatever is free, so any number may ask for it.
-        _no_repetition([listener.bind for listener in listeners if split_address(listener.bind)[1]])
+        no_repetition([listener.bind for listener in listeners if split_address(listener.bind)[1]])
         return listeners
 
     @field_validator("auth")
@@ -777,6 +484,8 @@ class Settings(_Section):
             found += [f"{section}.client.{warning}" for warning in cluster.client.warnings()]
         if (self.routing.md5_partitions or 0) > 256:
             found.append("routing.md5_partitions is above 256: one byte of MD5 reaches only the first 256 partitions")
+        if self.acl.publish_default == "deny" and self.acl.file is None:
+            found.append('acl.publish_default is "deny" and there is no acl.file: nobody may publish anything')
         routing = self.routing
         if routing.preset == "none" and not routing.rules:
             found.append('routing.preset is "none" and there are no routing.rules: nothing reaches Kafka')

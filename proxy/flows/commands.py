@@ -136,8 +136,11 @@ class Commands:
             if self._stopping or self._has_no_room():
                 await asyncio.sleep(limits.COMMAND_PAUSE_SECONDS)
             else:
-                for partition, records in (await reader.read()).items():
+                batches = await reader.read()
+                for partition, records in batches.items():
                     self._take(partition, records)
+                if batches:
+                    await asyncio.sleep(limits.COMMAND_GATHER_SECONDS)
             if loop.time() - committed_at >= limits.COMMAND_COMMIT_SECONDS:
                 committed_at = loop.time()
                 await self._commit()

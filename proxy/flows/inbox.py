@@ -75,7 +75,7 @@ class Inbox:
         self._executor = executor
         self._outgoing: dict[Address, _Outgoing] = {}
         self._flushing: asyncio.Handle | None = None
-        self._flushed_at = float("-inf")
+        self._flushed_at = self._flush_due = float("-inf")
         self._token = 0
         #: The requests in each letter that Kafka does not have yet.
         self._in_flight: dict[int, list[int]] = {}
@@ -95,22 +95,31 @@ class Inbox:
         outgoing.bytes += len(packed)
         if isinstance(message, Request):
             outgoing.requests.append(message.number)
-        self._flush_soon()
+            self._flush_after(limits.INBOX_GAP_SECONDS)
+        else:
+            self._flush_after(limits.INBOX_ANSWER_GAP_SECONDS)
         return True
 
     def flush(self) -> None:
         """Sends what has gathered."""
+        if self._flushing is not None:
+            self._flushing.cancel()
         self._flushing = None
         self._flushed_at = asyncio.get_running_loop().time()
         outgoing, self._outgoing = self._outgoing, {}
         for recipient, each in outgoing.items():
             self._post(recipient, each)
 
-    def _flush_soon(self) -> None:
-        if self._flushing is None:
-            loop = asyncio.get_running_loop()
-            due = self._flushed_at + limits.INBOX_GAP_SECONDS
-            self._flushing = loop.call_at(due, self.flush) if due > loop.time() else loop.call_soon(self.flush)
+    def _flush_after(self, gap_seconds: float) -> None:
+        """So long after the last time, in the next turn of the event loop at the earliest."""
+        loop = asyncio.get_running_loop()
+        due = max(self._flushed_at + gap_seconds, loop.time())
+        if self._flushing is not None:
+            if self._flush_due <= due:
+                return
+            self._flushing.cancel()
+        self._flush_due = due
+        self._flushing = loop.call_at(due, self.flush)
 
     def _post(self, recipient: Address, outgoing: _Outgoing) -> None:
         self._token += 1

@@ -53,7 +53,10 @@ class Subscriptions:
         identifiers = subscribe.properties.get(SUBSCRIPTION_IDENTIFIER)
         identifier = identifiers[0] if isinstance(identifiers, list) and identifiers else None
         number = identifier if isinstance(identifier, int) else None
-        reason_codes = [self._subscribe(each, number) for each in subscribe.subscriptions]
+        # A packet holds a hundred thousand filters; those that could never be granted together are not looked at.
+        asked = subscribe.subscriptions[: limits.SUBSCRIPTIONS_PER_CLIENT_MAX]
+        reason_codes = [self._subscribe(each, number) for each in asked]
+        reason_codes += [ReasonCode.QUOTA_EXCEEDED] * (len(subscribe.subscriptions) - len(asked))
         self._denied[SUBSCRIBE] += reason_codes.count(ReasonCode.NOT_AUTHORIZED)
         self._keep(partial(self._acknowledge_subscribe, subscribe.packet_id, reason_codes))
 
@@ -68,7 +71,7 @@ class Subscriptions:
             subscription = unpacked(entry)
             if subscription is None:
                 log.warning("subscription cannot be read", extra={"entry": repr(entry)[:100]})
-            elif self._owner.may_subscribe(subscription.topic_filter) and self._fits(subscription.topic_filter):
+            elif self._fits(subscription.topic_filter) and self._owner.may_subscribe(subscription.topic_filter):
                 self._add(subscription)
         self._keep()
 
@@ -105,11 +108,11 @@ class Subscriptions:
 
     def _subscribe(self, subscription: Subscription, identifier: int | None) -> int:
         topic_filter = subscription.topic_filter
-        # 5.0 was told that there are none of these (0x9E); before, they are topics that nobody publishes to.
-        if topic_filter.startswith(SHARED) or not self._owner.may_subscribe(topic_filter):
-            return ReasonCode.NOT_AUTHORIZED
         if topic_filter not in self._mine and not self._fits(topic_filter):
             return ReasonCode.QUOTA_EXCEEDED
+        # 5.0 was told that there are no shared ones (0x9E); before, they are topics that nobody publishes to.
+        if topic_filter.startswith(SHARED) or not self._owner.may_subscribe(topic_filter):
+            return ReasonCode.NOT_AUTHORIZED
         self._add(subscribed(subscription, identifier))
         return subscription.qos
 

@@ -54,6 +54,8 @@ class PartitionTail:
                 continue
             for records in batches.values():
                 self._on_batch(records)
+            if batches:
+                await asyncio.sleep(limits.COMMAND_GATHER_SECONDS)
 
     async def stop(self) -> None:
         await stop_client(self._consumer.stop, self._partition.topic)

@@ -130,7 +130,11 @@ def _number(rule: Rule) -> int:
 
 
 def _is_in(address: str, network: _Network) -> bool:
-    return bool(address) and ipaddress.ip_address(address) in network
+    """An address that is none, as a record may have it or a socket without a peer, is in no network."""
+    try:
+        return ipaddress.ip_address(address) in network
+    except ValueError:
+        return False
 
 
 def covers(levels: list[str], other: list[str]) -> bool:

@@ -18,7 +18,24 @@ from tests.admin.parts import Door
 from tests.support.fakes import until
 
 #: Client identifiers that a path must be able to name.
-AWKWARD = ["a/b", "/", "a/publish", "..", "%2F", "a?b#c", "ü", "a b", "\N{ROCKET}", "clients", "a%00b", "+", "{x}"]
+AWKWARD = [
+    "a/b",
+    "/",
+    "a/publish",
+    "..",
+    "%2F",
+    "a?b#c",
+    "ü",
+    "a b",
+    "\N{ROCKET}",
+    "clients",
+    "a%00b",
+    "+",
+    "{x}",
+    "a\nb",
+    "\r\n",
+    "\x85\u2028",
+]
 
 
 def problem(answer: httpx.Response, status: int) -> str:

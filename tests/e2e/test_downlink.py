@@ -18,11 +18,11 @@ def test_steady(kafka: KafkaBroker, tmp_path: Path) -> None:
     assert figures["messages"] == 1_200
 
 
-def test_a_replica_is_killed(kafka: KafkaBroker, tmp_path: Path) -> None:
+def test_replicas_go_and_come_back(kafka: KafkaBroker, tmp_path: Path) -> None:
     cluster = Cluster(kafka, tmp_path, 3, SETTINGS)
     create_topic(cluster)
     with cluster:
-        figures = asyncio.run(with_losses(cluster, devices=60, per_second=100, losses=1, pause=4))
+        figures = asyncio.run(with_losses(cluster, devices=60, per_second=100, losses=2, pause=4))
     assert figures["delivered"] > figures["commands"] / 2
 
 

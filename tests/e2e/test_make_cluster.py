@@ -25,7 +25,7 @@ def test_make_cluster(tmp_path: Path) -> None:
     with Process(command, tmp_path / "cluster.log", environment) as cluster:
         cluster.wait_for_output("Ctrl-C stops", START_SECONDS)
         [publish] = re.findall(r"^  (mosquitto_pub .*)$", cluster.output, re.MULTILINE)
-        [watch] = re.findall(r"^  (java .*\n.*)$", cluster.output, re.MULTILINE)
+        [watch] = re.findall(r"^  (java (?:.*\\\n)+.*)$", cluster.output, re.MULTILINE)
         [victim] = re.findall(r"^  kill -9 (\d+) ", cluster.output, re.MULTILINE)
         run(publish)
         watched = run(f"{watch} --timeout-ms 5000")

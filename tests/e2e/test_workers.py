@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.load import Load
+from tests.support.processes import wait_until
 from tests.support.proxy import ProxyProcess
 from tests.support.supervised import Supervised
 from tests.support.supervision import replaced
@@ -39,9 +41,10 @@ def mortal(kafka: KafkaBroker, tmp_path: Path) -> Iterator[Supervised]:
         yield workers
 
 
-@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGKILL, 15), (signal.SIGSTOP, 60)], ids=["killed", "hung"])
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGKILL, 30), (signal.SIGSTOP, 60)], ids=["killed", "hung"])
 def test_a_replica_is_replaced_in_its_slot(workers: Supervised, number: signal.Signals, seconds: float) -> None:
     figures = asyncio.run(replaced(workers, CLIENTS, victim=1, number=number, name=number.name))
+    assert re.search(r"^mqk_starts_total ([2-9])\.0$", workers.slots[1].get("/metrics"), re.MULTILINE)
     assert figures["replaced after seconds"] <= seconds
     assert figures["all clients back after seconds"] <= seconds
 
@@ -85,6 +88,41 @@ def test_hangup_reloads_and_other_signals_change_nothing(workers: Supervised) ->
     workers.wait_for_another(workers.slots[2], incarnations[2])
     process.wait_until(lambda: f"{workers.name}_new" in workers.kafka.topics(), "the new rule's topic is there")
     assert [workers.pid(slot) for slot in workers.slots[:2]] == pids[:2]
+
+
+def test_one_that_cannot_start_again_leaves_the_others_alone(workers: Supervised) -> None:
+    slot, other = workers.slots[0], workers.slots[2]
+    before, process = other.incarnation(), workers.supervisor.process
+    written = len(process.output)
+    os.kill(workers.supervisor.pid, signal.SIGSTOP)  # So that it is not there again before its port is taken.
+    pid = workers.signal(slot, signal.SIGKILL)
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "it is dead")
+    with socket.create_server(("127.0.0.1", slot.port)):
+        os.kill(workers.supervisor.pid, signal.SIGCONT)
+        process.wait_until(lambda: '"message": "cannot start"' in process.output[written:], "it cannot start", 60)
+        assert "ports of a slot are not free yet" in process.output[written:]
+    workers.wait_for_another(slot, -1)
+    assert other.incarnation() == before
+
+
+def test_ctrl_c_is_said_to_all_and_drains(mortal: Supervised) -> None:
+    process = mortal.supervisor.process
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert process.output.count('"message": "stopped", "records_unsettled": 0') == len(mortal.slots)
+    assert "told twice" not in process.output
+
+
+def test_told_twice_it_waits_for_nobody(mortal: Supervised) -> None:
+    process = mortal.supervisor.process
+    pid = mortal.signal(mortal.slots[0], signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGTERM)
+    process.wait_for_output('"message": "stopping"')
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert time.monotonic() - began < DRAIN_SECONDS
+    mortal.all_have_ended([pid])
 
 
 def test_replicas_do_not_outlive_their_supervisor(mortal: Supervised) -> None:

@@ -170,6 +170,16 @@ async def test_no_more_than_may_be(replica: Replica, monkeypatch: pytest.MonkeyP
     assert says(device, '82 { 0004 00 "e" 00 }') == octets("90 { 0004 00 00 }")
 
 
+async def test_no_more_of_one_packet_than_may_be(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything asked about the rest, though nothing of it is granted."""
+    monkeypatch.setattr(limits, "SUBSCRIPTIONS_PER_CLIENT_MAX", 2)
+    asked: list[str] = []
+    monkeypatch.setattr(replica.uplink.access, "allows_subscribe", lambda each, _who: asked.append(each))
+    device = connected(replica, version=MQTT_5_0)
+    assert says(device, '82 { 0001 00 "a" 01 "b" 01 "c" 01 "d" 01 }') == octets("90 { 0001 00 87 87 97 97 }")
+    assert asked == ["a", "b"]
+
+
 async def test_a_session_brings_no_more_than_may_be(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     device = resuming(replica)
     says(device, '82 { 0001 00 "a" 01 "b" 01 }')

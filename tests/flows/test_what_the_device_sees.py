@@ -517,8 +517,8 @@ async def test_subscribe_not_allowed(connected: LiveDevice) -> None:
 @like(access=AccessSettings(subscribe_default="allow"))
 async def test_too_many_subscriptions(connected: LiveDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SUBSCRIPTIONS_PER_CLIENT_MAX", 1)
-    connected.sends('82 { 0001 [00] "a" 01 "b" 01 "a" 02 }')
-    await connected.hears("90 { 0001 [00] 01 [97|80|00] 02 }")
+    connected.sends('82 { 0001 [00] "a" 01 "b" 01 } 82 { 0002 [00] "a" 02 }')
+    await connected.hears("90 { 0001 [00] 01 [97|80|00] }", "90 { 0002 [00] 02 }")
 
 
 @row("invalid topic filter / shared subscription")

@@ -61,7 +61,9 @@ def test_whom_it_concerns(whom: str, meant: bool) -> None:
     assert acl(f"deny publish {whom} #").allows_publish("a", WHO) is not meant
 
 
-@pytest.mark.parametrize(("address", "meant"), [("2001:db8::1", True), ("10.0.0.7", False), ("", False)])
+@pytest.mark.parametrize(
+    ("address", "meant"), [("2001:db8::1", True), ("10.0.0.7", False), ("", False), ("here", False)]
+)
 def test_networks_of_either_family(address: str, meant: bool) -> None:
     assert acl("deny publish ipaddr 2001:db8::/32 #").allows_publish("a", Who("c", None, address)) is not meant
 

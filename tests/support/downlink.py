@@ -166,7 +166,7 @@ def cpu_seconds(cluster: Cluster) -> float:
 
 
 async def with_losses(cluster: Cluster, devices: int, per_second: float, losses: int, pause: float) -> dict[str, Any]:
-    """Replicas are killed one after the other under load, and started again."""
+    """Replicas go one after the other under load and are started again: one is killed, the next one told to stop."""
     listeners = audience(cluster.ports, devices)
     load = Load(cluster, listeners)
     async with listening(listeners):
@@ -175,7 +175,10 @@ async def with_losses(cluster: Cluster, devices: int, per_second: float, losses:
         for number in range(losses):
             await asyncio.sleep(pause)
             victim = cluster.replicas[number % len(cluster.replicas)]
-            victim.kill()
+            if number % 2:
+                assert await asyncio.to_thread(victim.terminate, 60) == 0
+            else:
+                victim.kill()
             await asyncio.sleep(pause)
             await asyncio.to_thread(victim.start)
         await writing

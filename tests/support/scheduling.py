@@ -11,6 +11,7 @@ APART = ("tests/e2e/", "tests/peers/")
 #: except those that share something which is dear to start and which other workers do not share: by its fixture.
 TOGETHER = {
     "mortal_kafka": (
+        "tests/e2e/test_admin_outage.py",
         "tests/e2e/test_crashes.py",
         "tests/e2e/test_balanced_outage.py",
         "tests/e2e/test_outage.py",

@@ -27,20 +27,19 @@ class Slot(NamedTuple):
     admin_port: int
     topic_prefix: str
 
-    def health(self) -> dict[str, Any]:
-        """What /healthz says. OSError when nobody answers."""
+    def get(self, path: str) -> str:
+        """What the admin port says. OSError when nobody answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5)
         try:
-            connection.request("GET", "/healthz")
-            answer: dict[str, Any] = json.loads(connection.getresponse().read())
-            return answer
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
         finally:
             connection.close()
 
     def incarnation(self) -> int:
         """Of the replica there; -1 while it cannot serve devices, or is not there."""
         try:
-            checks = self.health()["checks"]
+            checks: dict[str, Any] = json.loads(self.get("/healthz"))["checks"]
         except OSError:
             return -1
         serves = checks["started"]["ok"] and checks["sessions"]["ok"]

@@ -266,7 +266,7 @@ SUBSCRIPTION_LEVELS_MAX: Final = 128
 #: Messages that one device has not acknowledged, whatever its Receive Maximum is; then they wait.
 DOWNLINK_IN_FLIGHT_MAX: Final = 100
 #: Messages that wait for one device; the next one hears `queue_full`.
-DOWNLINK_QUEUE_MAX: Final = 100
+DOWNLINK_QUEUE_MAX: Final = 1_000
 #: Messages that wait for all devices of a replica, in bytes; one that many devices wait for counts once.
 DOWNLINK_QUEUE_BYTES_MAX: Final = 67_108_864
 #: What a waiting message costs beside topic and payload, and once more for each device.

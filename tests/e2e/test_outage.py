@@ -89,4 +89,4 @@ def test_a_second_signal_cuts_it_short(
             proxy.process.wait_for_output('"message": "draining"')
             os.kill(proxy.pid, number)
             assert proxy.process.wait(10) == {signal.SIGTERM: 0, signal.SIGINT: 128 + signal.SIGINT}[number]
-            assert device.rest() == []
+            assert device.rest() == [(DISCONNECT, bytes([SERVER_SHUTTING_DOWN]))], "a PUBACK, or not a word"

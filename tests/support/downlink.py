@@ -20,7 +20,6 @@ from tests.support.kafka_broker import Record
 from tests.support.listeners import Listener, audience, listening
 from tests.support.sessions import until
 
-GROUP = "mqtt-kafka-proxy"
 PARTITIONS = 4
 #: Records are written in steps of this length.
 STEP_SECONDS = 0.01
@@ -64,7 +63,7 @@ class Load:
     async def look(self) -> None:
         """Notes, all the time, what was committed."""
         while True:
-            committed = await asyncio.to_thread(self.backend.committed, GROUP, "msg_down")
+            committed = await asyncio.to_thread(self.backend.committed, self.cluster.replicas[0].command_group, "msg_down")
             ends = await asyncio.to_thread(self.cluster.kafka.ends, f"{self.backend.prefix}command_results")
             self.looks.append((committed, ends))
             await asyncio.sleep(LOOK_SECONDS)

@@ -65,6 +65,8 @@ class ProxyProcess:
             **(settings or {}),
         }
         self.topic_prefix = str(self._settings["kafka.topic_prefix"])
+        # Tests share a Kafka; in one group the replicas of one would wait for those of another.
+        self.command_group = str(self._settings.setdefault("commands.group", f"{self.topic_prefix}commands"))
         self.node = str(self._settings["node.id"])
         self._config = directory / f"proxy-{self.port}.toml"
         self._process: Process | None = None

@@ -62,8 +62,9 @@ class Load:
 
     async def look(self) -> None:
         """Notes, all the time, what was committed."""
+        group = self.cluster.replicas[0].command_group
         while True:
-            committed = await asyncio.to_thread(self.backend.committed, self.cluster.replicas[0].command_group, "msg_down")
+            committed = await asyncio.to_thread(self.backend.committed, group, "msg_down")
             ends = await asyncio.to_thread(self.cluster.kafka.ends, f"{self.backend.prefix}command_results")
             self.looks.append((committed, ends))
             await asyncio.sleep(LOOK_SECONDS)

@@ -1,6 +1,7 @@
 """Several replicas below one supervisor: they are replaced in their slots, reload together, and stop together."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -97,7 +98,7 @@ def test_one_that_cannot_start_again_leaves_the_others_alone(workers: Supervised
     os.kill(workers.supervisor.pid, signal.SIGSTOP)  # So that it is not there again before its port is taken.
     pid = workers.signal(slot, signal.SIGKILL)
     wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "it is dead")
-    with socket.create_server(("127.0.0.1", slot.port)):
+    with taken(slot.port):
         os.kill(workers.supervisor.pid, signal.SIGCONT)
         process.wait_until(lambda: '"message": "cannot start"' in process.output[written:], "it cannot start", 60)
         assert "ports of a slot are not free yet" in process.output[written:]
@@ -140,6 +141,19 @@ def test_one_that_cannot_start_ends_all(kafka: KafkaBroker, tmp_path: Path) -> N
     assert f"mqk: listeners.bind: cannot listen on 127.0.0.1:{workers.slots[1].port}: " in done.stderr
     assert done.stderr.count("replica started") == 3
     assert "Traceback" not in done.stderr
+
+
+def taken(port: int) -> socket.socket:
+    """A server on that port, as soon as the threads of a process that was killed let go of it."""
+    found: list[socket.socket] = []
+
+    def take() -> bool:
+        with contextlib.suppress(OSError):
+            found.append(socket.create_server(("127.0.0.1", port)))
+        return bool(found)
+
+    wait_until(take, f"port {port} is free")
+    return found[0]
 
 
 def write_config(proxy: ProxyProcess) -> Path:

@@ -145,7 +145,11 @@ class Node:
         self.drainer = Drainer(listener, self.uplink, lambda: self.agent.is_asked, node.drain_seconds)
         self.membership.leaving = lambda: self.drainer.state != SERVING
         self.rebalancer = Rebalancer(
-            node.id, listener, self.uplink, lambda: self.membership.registry.alive(monotonic())
+            node.id,
+            listener,
+            self.uplink,
+            lambda: self.membership.registry.alive(monotonic()),
+            lambda: self.agent.is_asked,
         )
         self.rebalancing: asyncio.Task[None] | None = None
 

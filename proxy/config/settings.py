@@ -61,7 +61,7 @@ class Node(Section):
     rebalance: bool = Field(
         default=True,
         description="Send devices home when this replica has far more than the others after one of them was away; "
-        "`false` where no load balancer places them.",
+        "as long as a load balancer asks `node.agent_bind`.",
     )
     workers: int = Field(
         default=1,

@@ -22,15 +22,23 @@ log = logging.getLogger(__name__)
 
 
 class Rebalancer:
-    """`nodes` are the replicas that are alive."""
+    """`nodes` are the replicas that are alive, `asked` says whether a load balancer asks this one."""
 
-    def __init__(self, name: str, listener: Listener, uplink: Uplink, nodes: Callable[[], list[Node]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        listener: Listener,
+        uplink: Uplink,
+        nodes: Callable[[], list[Node]],
+        asked: Callable[[], bool],
+    ) -> None:
         #: Devices that were sent home.
         self.sent_home = 0
         self._balance = Balance(name)
         self._listener = listener
         self._uplink = uplink
         self._nodes = nodes
+        self._asked = asked
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -48,8 +56,11 @@ class Rebalancer:
 
     @property
     def _can_move(self) -> bool:
-        """In an outage of Kafka heartbeats stop, and nobody who is sent away could come in elsewhere."""
-        return not self._uplink.draining and self._uplink.gateway.ready and self._uplink.joined()
+        """In an outage of Kafka heartbeats stop, and nobody who is sent away could come in elsewhere. Where no load
+        balancer places devices nobody has another home.
+        """
+        uplink = self._uplink
+        return self._asked() and not uplink.draining and uplink.gateway.ready and uplink.joined()
 
     async def _send_home(self, share: Share) -> None:
         devices = self._longest_connected(share)

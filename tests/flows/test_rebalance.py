@@ -24,6 +24,7 @@ class Home:
         self.replica = replica
         self.clock = Clock()
         self.devices = 0
+        self.asked = True
         self.others = [Node("b", 1, 0.0, "serving", "", 0, 1000.0), Node("c", 1, 0.0, "serving", "", 0, 1000.0)]
         monkeypatch.setattr("proxy.flows.rebalance.monotonic", self.clock)
         monkeypatch.setattr("proxy.flows.rebalance.wall_ms", lambda: int(self.clock.now * 1000))
@@ -31,7 +32,7 @@ class Home:
         monkeypatch.setattr("proxy.flows.rebalance.asyncio", self)
         monkeypatch.setattr("proxy.flows.drain.asyncio", self)
         self.CancelledError = asyncio.CancelledError
-        self.rebalancer = Rebalancer("a", replica.listener, replica.uplink, self.nodes)
+        self.rebalancer = Rebalancer("a", replica.listener, replica.uplink, self.nodes, lambda: self.asked)
         self.task = asyncio.create_task(self.rebalancer.run())
         self._until = self.clock.now
 
@@ -104,13 +105,15 @@ async def test_a_will_is_not_for_that(home: Home) -> None:
     assert home.replica.gateway.stored("t_msg") == []
 
 
-@pytest.mark.parametrize("why", ["kafka is away", "draining", "the log is being read", "another drains"])
+@pytest.mark.parametrize("why", ["kafka is away", "draining", "the log is being read", "another drains", "no balancer asks"])
 async def test_when_nobody_is_told(home: Home, why: str) -> None:
     devices = fleet(home, 30)
     if why == "kafka is away":
         home.replica.gateway.ready = False
     elif why == "draining":
         home.replica.uplink.draining = True
+    elif why == "no balancer asks":
+        home.asked = False
     elif why == "another drains":
         home.others[0].state = "draining"
     else:

@@ -105,7 +105,9 @@ async def test_a_will_is_not_for_that(home: Home) -> None:
     assert home.replica.gateway.stored("t_msg") == []
 
 
-@pytest.mark.parametrize("why", ["kafka is away", "draining", "the log is being read", "another drains", "no balancer asks"])
+@pytest.mark.parametrize(
+    "why", ["kafka is away", "draining", "the log is being read", "another drains", "no balancer asks"]
+)
 async def test_when_nobody_is_told(home: Home, why: str) -> None:
     devices = fleet(home, 30)
     if why == "kafka is away":

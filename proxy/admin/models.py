@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from proxy import limits
@@ -75,16 +75,19 @@ class ClientsQuery(Page):
     state: Literal["connected", "offline"] | SkipJsonSchema[None] = Field(None, description="Only these.")
 
 
+_WHOM: Final[list[JsonValue]] = [
+    {"required": ["clientid"]},
+    {"required": ["username"]},
+    {"required": ["productKey", "deviceName"]},
+]
+
+
 class Selection(_Request):
     """Which clients: those to whom everything that is given applies."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "anyOf": [
-                {"required": ["clientid"]},
-                {"required": ["username"]},
-                {"required": ["productKey", "deviceName"]},
-            ],
+            "anyOf": _WHOM,
             "dependentRequired": {"productKey": ["deviceName"], "deviceName": ["productKey"]},
         }
     )
@@ -115,12 +118,7 @@ class CleanSelection(Selection):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "anyOf": [
-                {"required": ["clientid"]},
-                {"required": ["username"]},
-                {"required": ["productKey", "deviceName"]},
-                {"required": ["all"], "properties": {"all": {"const": True}}},
-            ]
+            "anyOf": [*_WHOM, {"required": ["all"], "properties": {"all": {"const": True}}}],
         }
     )
 

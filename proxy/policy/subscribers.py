@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from proxy.mqtt.packets import Subscription
+from proxy.policy.acl import covers
 
 Subscriber = TypeVar("Subscriber")
 
@@ -56,17 +57,7 @@ def unpacked(entry: object) -> Subscribed | None:
 
 def takes(topic_filter: str, topic_name: str) -> bool:
     """Whether a filter matches a topic name."""
-    if topic_filter == topic_name:
-        return True
-    levels, topic = topic_filter.split("/"), topic_name.split("/")
-    if topic_name.startswith("$") and levels[0] in {"+", "#"}:
-        return False  # [MQTT-4.7.2-1]
-    for index, level in enumerate(levels):
-        if level == "#":
-            return True
-        if index == len(topic) or level not in {"+", topic[index]}:
-            return False
-    return len(levels) == len(topic)
+    return topic_filter == topic_name or covers(topic_filter.split("/"), topic_name.split("/"))
 
 
 class _Node(Generic[Subscriber]):

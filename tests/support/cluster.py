@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,8 +35,8 @@ class Cluster:
 
     def __enter__(self) -> Self:
         try:
-            for replica in self.replicas:
-                self._stack.enter_context(replica)
+            for process in self.processes:
+                self._stack.enter_context(process)
         except BaseException:
             self._stack.close()
             raise
@@ -44,6 +44,11 @@ class Cluster:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    @property
+    def processes(self) -> Sequence[AbstractContextManager[object]]:
+        """All that belongs to it, in the order in which it starts."""
+        return self.replicas
 
     @property
     def ports(self) -> list[int]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
@@ -123,15 +124,9 @@ class BalancedCluster(Cluster):
         super().__init__(kafka, directory, size, settings, PROXIES)
         self.balancers = [HAProxy(self.replicas, directory, tls) for _ in range(balancers)]
 
-    def __enter__(self) -> Self:
-        super().__enter__()
-        try:
-            for balancer in self.balancers:
-                self._stack.enter_context(balancer)
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
+    @property
+    def processes(self) -> Sequence[AbstractContextManager[object]]:
+        return [*self.replicas, *self.balancers]
 
     @property
     def ports(self) -> list[int]:

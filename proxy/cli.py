@@ -32,6 +32,7 @@ EXIT_WRONG_USE: Final = 2
 #: `mqk dev` is one process on one machine, for one person who has no configuration yet.
 DEV_SETTINGS: Final[Mapping[str, Any]] = {
     "auth": {"anonymous": True},
+    "acl": {"subscribe_default": "allow"},
     "listeners": [{"bind": "127.0.0.1:1883"}],
 }
 #: Nobody connects to `mqk route explain`.

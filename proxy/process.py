@@ -149,14 +149,20 @@ async def _print_records(node: Node) -> None:
     """What a newcomer sees: where to publish, then every record as Kafka has it."""
     settings = node.settings
     host, _, port = settings.listeners[0].bind.rpartition(":")
+    mqk = sys.argv[0] if sys.argv[0].endswith("mqk") else "mqk"
     _say(
         f"""
 This Kafka lives in memory ({settings.kafka.bootstrap_servers[0]}): what is in it is gone when you stop.
-MQTT is on {host}:{port}, health and metrics on http://{settings.admin.bind}/healthz and /metrics. Try:
+MQTT is on {host}:{port}, a page for people on http://{settings.admin.bind}/. Try, in another terminal:
 
   mosquitto_pub -h {host} -p {port} -t tlink/pk/dev1/up -m hi -q 1
 
-Every record is shown as it arrives in Kafka. Ctrl-C stops.
+Every record is shown here as it arrives in Kafka. And the way back: a device listens, and is told something.
+
+  mosquitto_sub -h {host} -p {port} -i dev1 -t tlink/pk/dev1/down -q 1
+  {mqk} publish --url http://{settings.admin.bind} --clientid dev1 tlink/pk/dev1/down hello
+
+Ctrl-C stops.
 """
     )
     async for record in tail(node.client_options, [*node.topics, *settings.command_topics()]):

@@ -50,6 +50,9 @@ bind = "127.0.0.1:{ports.admin}"
 
 [auth]
 anonymous = true
+
+[acl]
+subscribe_default = "allow"
 """
 
 HELP: Final = """
@@ -60,6 +63,8 @@ HAProxy's own page is http://127.0.0.1:{ports.balancer}/lb/stats, Kafka is {kafk
   java -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp '.cache/kafka-{version}/*' \\
     org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server {kafka} \\
     --include 'tlink_device_.*' --from-beginning --property print.key=true
+  mosquitto_sub -h 127.0.0.1 -p {ports.mqtt} -i dev1 -t tlink/pk/dev1/down -q 1
+  .venv/bin/mqk publish --url http://127.0.0.1:{ports.admin} --clientid dev1 tlink/pk/dev1/down hello
   kill -9 {victim}    # a replica: a second later it is there again, as another incarnation
   .venv/bin/mqk nodes --url http://127.0.0.1:{ports.admin}
 

@@ -25,7 +25,7 @@ from proxy.session.events import EndReason
 
 
 class Attached(Protocol):
-    """The connection itself; `flows/uplink.py`."""
+    """The connection itself; `flows/client.py`."""
 
     @property
     def unreleased(self) -> list[int]:

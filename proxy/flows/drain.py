@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 from proxy import limits
-from proxy.flows.uplink import Client, Uplink
+from proxy.flows.client import Client
+from proxy.flows.uplink import Uplink
 from proxy.mqtt.packets import ReasonCode
 from proxy.net.listener import Listener
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from proxy import limits
 from proxy.cluster.commands import ACL_CLEAN, DELIVER, KICK, Command, Selector
 from proxy.errors import MqttError
+from proxy.flows.client import Client
 from proxy.flows.downlink import EXPIRED, NOT_SUBSCRIBED, TOO_LARGE, Delivery, Downlink, Parcel, Report
-from proxy.flows.uplink import Client, Uplink
+from proxy.flows.uplink import Uplink
 from proxy.mqtt.packets import ReasonCode
 from proxy.mqtt.topics import TopicName, parse_topic_name
 from proxy.policy.subscribers import Subscribed

@@ -11,11 +11,16 @@ from typing import Final
 from proxy import limits
 from proxy.errors import GatewayError, Refusal
 from proxy.kafka.gateway import Destination, Headers, KafkaGateway, Recipient
+from proxy.metrics import PublishCounter
+from proxy.mqtt.packets import PAYLOAD_FORMAT_INDICATOR, Publish
 from proxy.policy.kafka_topics import KafkaTopics, Objection
 from proxy.policy.routes import Rule, Target
 from proxy.policy.templates import Scope
 
 log = logging.getLogger(__name__)
+
+#: What a dead letter of `routing.unmatched` says.
+UNMATCHED: Final = Objection("unmatched", Refusal.UNKNOWN_TOPIC, "no rule takes the topic")
 
 
 class Outlet:
@@ -242,3 +247,21 @@ class Joint:
                 self._recipient.settle([token], waiting.error, seconds)
         if stored:
             self._recipient.settle(stored, None, seconds)
+
+
+def is_as_announced(publish: Publish) -> bool:
+    """Payload Format Indicator 1 promises UTF-8 (3.3.2.3.2)."""
+    if publish.properties.get(PAYLOAD_FORMAT_INDICATOR) != 1:
+        return True
+    try:
+        publish.payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def outcome(publishes: PublishCounter, error: GatewayError | None) -> list[int]:
+    """What a settled message counts as, by its QoS."""
+    if error is None:
+        return publishes.stored
+    return publishes.undelivered if error.refusal is None else publishes.refused

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class WillPublisher(Protocol):
-    """Who can publish a will as the message of a device that is gone; `flows/uplink.py`."""
+    """Who can publish a will as the message of a device that is gone; `flows/wills.py`."""
 
     def publish_will(self, record: SessionRecord, offset: int, recipient: Recipient, token: int) -> None:
         """`record` is of the connection whose will it is, `offset` that of the record which ended it."""

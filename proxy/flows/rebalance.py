@@ -13,8 +13,9 @@ from proxy import limits
 from proxy.clock import monotonic, wall_ms
 from proxy.cluster.balance import Balance, Share, is_calm
 from proxy.cluster.nodes import Node
+from proxy.flows.client import Client
 from proxy.flows.drain import let_go
-from proxy.flows.uplink import Client, Uplink
+from proxy.flows.uplink import Uplink
 from proxy.mqtt.packets import ReasonCode
 from proxy.net.listener import Listener
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """The connection; `flows/uplink.py`."""
+    """The connection; `flows/client.py`."""
 
     connection: MqttConnection
     attachment: Attachment | None

@@ -2,9 +2,9 @@
 
 from proxy.clock import wall_ms
 from proxy.errors import GatewayError, Refusal
-from proxy.flows.forwarding import Joint, outlets, refuse
+from proxy.flows.forwarding import UNMATCHED, Joint, is_as_announced, outlets, refuse
 from proxy.flows.headers import user_properties
-from proxy.flows.uplink import UNMATCHED, Uplink, is_as_announced
+from proxy.flows.uplink import Uplink
 from proxy.kafka.gateway import Headers, Recipient
 from proxy.kafka.records import SessionRecord
 from proxy.mqtt.packets import Publish

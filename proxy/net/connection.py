@@ -96,13 +96,14 @@ class MqttConnection(asyncio.Protocol):
             self.flush()
 
     def eof_received(self) -> bool:
-        self.deliver(self.protocol.receive_eof())
-        return False
+        if not self._ended:
+            self.deliver(self.protocol.receive_eof())
+        return not self._ended  # Only what a device sent before it had its CONNACK keeps our side open.
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.forget(self)
         if not self._ended:
-            self.deliver(self.protocol.receive_eof())
+            self.deliver(self.protocol.connection_lost())
             # Nothing is left to do unless what was set aside could not be handled.
             self._end()
         self._transport = None

@@ -1,7 +1,8 @@
 """The state machine of one connection, server side. Pure: it has no socket, no clock and no log.
 
-Feed it with `receive_data`, `receive_eof` and `tick`; write what `data_to_send` returns; do what the events ask. It
-never raises on what a peer sends: a broken rule becomes the answer of the standard, and every later byte is discarded.
+Feed it with `receive_data`, `receive_eof`, `connection_lost` and `tick`; write what `data_to_send` returns; do what the
+events ask. It never raises on what a peer sends: a broken rule becomes the answer of the standard, and every later byte
+is discarded.
 """
 
 from collections import deque
@@ -63,8 +64,8 @@ class ServerProtocol:
 
     __slots__ = (
         "_aliases", "_framer", "_held", "_held_bytes", "_hold", "_hold_at", "_keep_alive", "_last_received", "_limits",
-        "_out", "_sending", "_topics", "_unheard", "_window", "connect", "detail", "end", "session_expiry_seconds",
-        "state", "version", "with_will",
+        "_out", "_peer_closed", "_sending", "_topics", "_unheard", "_window", "connect", "detail", "end",
+        "session_expiry_seconds", "state", "version", "with_will",
     )  # fmt: skip
 
     def __init__(self, session_limits: SessionLimits, now: float) -> None:
@@ -85,6 +86,8 @@ class ServerProtocol:
         self._keep_alive = session_limits.connect_timeout_seconds
         #: Set from CONNACK until the device has sent something.
         self._unheard = False
+        #: The peer closed its side before it had its CONNACK, and had sent more than its CONNECT.
+        self._peer_closed = False
         self.state = AWAITING_CONNECT
         self.version = packets.MQTT_3_1_1
         self.connect: Connect | None = None
@@ -116,9 +119,14 @@ class ServerProtocol:
         return events
 
     def receive_eof(self) -> list[Event]:
-        """The peer closed its side, or the connection broke. What was set aside is handled first: it may end with the
-        peer's DISCONNECT.
-        """
+        """The peer closed its side. One that did not wait for its CONNACK (3.1.4) is answered and heard to the end."""
+        if self.state == CONNECTING and self._framer.unread_bytes:
+            self._peer_closed = True
+            return []
+        return self.connection_lost()
+
+    def connection_lost(self) -> list[Event]:
+        """The connection is no more. What was set aside is handled first: it may end with the peer's DISCONNECT."""
         events: list[Event] = []
         if self.state == CONNECTED:
             self._hold, self._hold_at = 0, _NEVER
@@ -200,7 +208,8 @@ class ServerProtocol:
         self._send(Connack(session_present, ReasonCode.SUCCESS, properties))
         self.state = CONNECTED
         self._unheard = True
-        return self._continue()
+        events = self._continue()
+        return [*events, *self.connection_lost()] if self._peer_closed else events
 
     def refuse_connect(self, reason_code: int, detail: str) -> None:
         """Sends CONNACK with the reason, or the return code of 3.1.1 nearest to it, and closes."""

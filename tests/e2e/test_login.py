@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.conftest import StartProxy
 from tests.support.device import CONNACK, Device
+from tests.support.processes import wait_until
 from tests.support.proxy import ProxyProcess
 
 #: 5.0 reason code and 3.1.1 return code of the same answer.
@@ -65,3 +66,15 @@ def test_what_follows_connect_waits_for_the_password_check(proxy: ProxyProcess) 
             else:
                 assert device.rest() == []
     assert proxy.metric('mqk_publishes_total{qos="1",result="stored"}') == 1
+
+
+@both_versions
+def test_a_device_that_does_not_wait_for_its_connack(proxy: ProxyProcess, version: int) -> None:
+    """All that it has to say in one breath, and its socket is closed before its password is checked."""
+    with Device(proxy.port, version) as device:
+        device.send_connect("hasty", username="dev1&pk1", password="s3crét: ½")
+        device.publish("tlink/hasty", b"said", qos=0)
+        device.send(b"\xe0\x00")
+    stored = 'mqk_publishes_total{qos="0",result="stored"}'
+    wait_until(lambda: proxy.metric(stored) == 1, "the message is in Kafka", 15)
+    wait_until(lambda: proxy.metric('mqk_disconnects_total{reason="normal"}') == 1, "the device has gone", 15)

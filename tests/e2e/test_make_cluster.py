@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -26,10 +27,17 @@ def test_make_cluster(tmp_path: Path) -> None:
         cluster.wait_for_output("Ctrl-C stops", START_SECONDS)
         [publish] = re.findall(r"^  (mosquitto_pub .*)$", cluster.output, re.MULTILINE)
         [watch] = re.findall(r"^  (java (?:.*\\\n)+.*)$", cluster.output, re.MULTILINE)
+        [subscribe] = re.findall(r"^  (mosquitto_sub .*)$", cluster.output, re.MULTILINE)
+        [tell] = re.findall(r"^  \.venv/bin/mqk (publish .*)$", cluster.output, re.MULTILINE)
         [victim] = re.findall(r"^  kill -9 (\d+) ", cluster.output, re.MULTILINE)
         run(publish)
         watched = run(f"{watch} --timeout-ms 5000")
         assert "tlink/pk/dev1/up\thi\n" in watched
+        mqk = [sys.executable, "-m", "proxy"]
+        with Process([*shlex.split(subscribe), "-C", "1"], tmp_path / "device.log") as device:
+            wait_until(lambda: subprocess.run([*mqk, *shlex.split(tell)], check=False).returncode == 0, "told", 15)
+            assert device.wait() == 0
+            assert device.output == "hello\n"
         [directory] = tmp_path.glob("mqk-cluster-*")
         os.kill(int(victim), signal.SIGKILL)
         log = directory / "replicas.log"

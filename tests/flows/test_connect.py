@@ -118,7 +118,7 @@ async def test_a_refused_device_leaves_no_will(replica: Replica) -> None:
 
 async def test_connects_are_counted_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = Replica(connects_per_second_max=4)
-    monkeypatch.setattr("proxy.flows.uplink.monotonic", replica.clock)
+    monkeypatch.setattr("proxy.flows.client.monotonic", replica.clock)
     answers = [Device(replica).connect(f"c{number}")[3] for number in range(6)]
     assert answers == [0, 0, 0, 0, 3, 3]
     replica.clock.now += 0.25
@@ -164,6 +164,22 @@ async def test_what_comes_behind_connect_waits_too(gate: Gate, guarded: Replica)
     gate.answer.set_result(True)
     await until(lambda: len(device.transport.written) > len(CONNACK), "the answers")
     assert device.take() == CONNACK + puback(1)
+
+
+async def test_who_closes_before_connack_is_heard_to_the_end(gate: Gate, guarded: Replica) -> None:
+    device = Device(guarded)
+    device.connect()
+    device.publish(qos=0)
+    device.disconnect()
+    assert device.connection.eof_received(), "our side stays open"
+    gate.answer.set_result(True)
+    await until(lambda: device.gone, "the end")
+    assert device.take() == CONNACK
+    assert guarded.count("mqk_disconnects_total", reason="normal") == 1
+    await until(lambda: guarded.gateway.stored(UP), "the message is in Kafka")
+    # The socket ends after that, and nothing more comes of it.
+    device.connection.connection_lost(None)
+    assert not device.connection.eof_received()
 
 
 async def test_a_known_login_is_answered_at_once(gate: Gate, guarded: Replica) -> None:

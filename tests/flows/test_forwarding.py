@@ -95,7 +95,7 @@ async def test_a_header_that_says_nothing_is_left_out() -> None:
 
 
 async def test_variables_of_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.flows.uplink.wall_ms", lambda: 1_652_084_485_000)
+    monkeypatch.setattr("proxy.flows.client.wall_ms", lambda: 1_652_084_485_000)
     rule = RuleSpec(
         ["${prefix}${prop.region}", "t_all"], filter="#", key="${qos}-${prop.region}",
         headers={"ts": "${ts}", "retained": "${retain}"},
@@ -120,7 +120,7 @@ async def test_variables_of_each_message(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("value", ["json", "msgpack"])
 async def test_envelopes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setattr("proxy.flows.uplink.wall_ms", lambda: 5)
+    monkeypatch.setattr("proxy.flows.client.wall_ms", lambda: 5)
     replica = obeying(RuleSpec(["t_a"], filter="#", value=value))
     connected(replica, "c1", username="u").publish("a/b", b"hi", retain=True)
     await settled(replica)

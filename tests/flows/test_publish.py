@@ -113,7 +113,7 @@ async def test_what_kafka_can_never_store(replica: Replica, version: int, refusa
 
 
 def test_every_refusal_has_an_answer() -> None:
-    from proxy.flows.uplink import _REFUSALS
+    from proxy.flows.client import _REFUSALS
 
     assert set(_REFUSALS) == set(Refusal)
 

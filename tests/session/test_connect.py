@@ -314,6 +314,39 @@ def test_a_client_that_went_while_its_login_was_checked(version: int) -> None:
     assert session.sent() == b""
 
 
+@pytest.mark.parametrize(
+    ("goodbye", "end", "with_will"), [("e0 00", EndReason.NORMAL, False), ("", EndReason.TCP_CLOSED, True)]
+)
+def test_a_client_that_does_not_wait_for_its_connack(
+    version: int, goodbye: str, end: EndReason, with_will: bool
+) -> None:
+    """Clients need not (3.1.4): what it said in one breath, before it closed its side, counts once it is let in."""
+    session = asking(version, WITH_WILL)
+    assert session.receive(f'30 {{ "a" [00] (x) }} {goodbye}') == []
+    assert session.protocol.receive_eof() == []
+    assert not session.protocol.close_expected
+    (publish,) = session.protocol.accept_connect(Grant())
+    assert isinstance(publish, Publish)
+    assert publish.payload == b"x"
+    assert (session.protocol.end, session.protocol.with_will) == (end, with_will)
+
+
+def test_a_client_that_does_not_wait_may_be_turned_away(version: int) -> None:
+    session = asking(version)
+    session.receive('30 { "a" [00] (x) }')
+    session.protocol.receive_eof()
+    session.protocol.refuse_connect(ReasonCode.BAD_USER_NAME_OR_PASSWORD, "bad user name or password")
+    assert session.protocol.close_expected
+
+
+def test_a_connection_that_breaks_before_its_connack_is_not_waited_for(version: int) -> None:
+    session = asking(version)
+    session.receive('30 { "a" [00] (x) }')
+    session.protocol.receive_eof()
+    assert session.protocol.connection_lost() == []
+    assert session.protocol.end == EndReason.TCP_CLOSED
+
+
 # ---- the device knows its session ----
 
 

@@ -16,7 +16,7 @@ from proxy import limits
 from proxy.cluster.table import SessionTable
 from proxy.errors import GatewayError
 from proxy.flows.attachment import Attachment
-from proxy.flows.uplink import Client
+from proxy.flows.client import Client
 from proxy.mqtt import packets
 from proxy.session import protocol
 from proxy.session.acks import ReceiveWindow, SendWindow

@@ -17,10 +17,11 @@ from random import Random
 from loadtest.codec import split_packets
 from proxy import limits
 from proxy.errors import GatewayError, Refusal, SessionError
+from proxy.flows.client import Client
 from proxy.flows.goodbyes import Goodbyes
 from proxy.flows.presence import Presence
 from proxy.flows.sessions import Sessions
-from proxy.flows.uplink import Client, Uplink, UplinkSettings
+from proxy.flows.uplink import Uplink, UplinkSettings
 from proxy.flows.wills import Wills
 from proxy.kafka.batches import Entry, PartitionQueue, settle_entries
 from proxy.kafka.gateway import Destination, Headers, Partitioner, Recipient

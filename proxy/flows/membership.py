@@ -61,6 +61,8 @@ class Membership:
         #: Set while the tables are true and CONNECTs can be taken.
         self.joined = asyncio.Event()
         self.incarnation = -1
+        #: Set once this incarnation has its number.
+        self._numbered = asyncio.Event()
         #: Says whether this replica lets its devices go.
         self.leaving: Callable[[], bool] = lambda: False
         #: How often this process has begun anew, and how many entries it has swept.
@@ -141,7 +143,7 @@ class Membership:
                 },
             )
             self.joined.set()
-            await _all_of(
+            await _first_of(
                 nodes.follow(),
                 sessions.follow(),
                 self._beat(),
@@ -154,19 +156,12 @@ class Membership:
     async def _join(self, nodes: LogReader) -> None:
         """Returns once our JOIN has been read back: its offset is the number of this incarnation."""
         self.incarnation, self._nonce = -1, secrets.randbits(63)
+        self._numbered.clear()
         self.registry = NodeRegistry(monotonic())
         await nodes.start()
         await nodes.replay()
         self._write_node(NodeRecord(self.settings.node, True, self._nonce, 0, "joining", "", 0))
-        following = asyncio.ensure_future(nodes.follow())
-        try:
-            while self.incarnation < 0:
-                await asyncio.wait((following,), timeout=limits.LOG_FETCH_WAIT_MS / 1000)
-                if following.done():
-                    following.result()
-        finally:
-            following.cancel()
-            await asyncio.wait((following,))
+        await _first_of(nodes.follow(), self._numbered.wait())
 
     def _read_nodes(self, records: list[ConsumerRecord]) -> None:
         now = monotonic()
@@ -184,6 +179,7 @@ class Membership:
     def _read_own(self, node: NodeRecord) -> None:
         if node.joins and node.nonce == self._nonce:
             self.incarnation = node.incarnation
+            self._numbered.set()
         elif 0 <= self.incarnation < node.incarnation:
             raise Superseded(f"another process runs as node {self.settings.node} since {node.incarnation}")
 
@@ -319,8 +315,8 @@ class Membership:
             log.warning("heartbeat lost", extra={"error": str(error)})
 
 
-async def _all_of(*steps: Coroutine[Any, Any, None]) -> None:
-    """Runs until one of them raises, which ends the others; what it raised is raised."""
+async def _first_of(*steps: Coroutine[Any, Any, object]) -> None:
+    """Runs until one of them ends, which ends the others; what it raised is raised."""
     tasks = [asyncio.ensure_future(step) for step in steps]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

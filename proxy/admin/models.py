@@ -39,8 +39,7 @@ Topic = Annotated[
     AfterValidator(_is_topic_name),
     Field(min_length=1, max_length=limits.MQTT_TEXT_BYTES_MAX, pattern=r"^[^+#\x00]+$"),
 ]
-
-
+Seconds = Annotated[int, Field(ge=1, le=limits.ADMIN_SECONDS_MAX)]
 #: As `paging` makes it.
 Cursor = Annotated[
     str, Field(min_length=1, max_length=limits.ADMIN_CURSOR_CHARACTERS_MAX, pattern=r"^[A-Za-z0-9_=-]+$")
@@ -141,8 +140,8 @@ class MessageRequest(_Request):
     encoding: Literal["text", "base64"] = Field("text", description="What `payload` is.")
     qos: Literal[0, 1, 2] = 0
     retain: bool = False
-    expires_in_seconds: int | SkipJsonSchema[None] = Field(
-        None, ge=1, le=limits.ADMIN_SECONDS_MAX, description="Afterwards it is not delivered any more."
+    expires_in_seconds: Seconds | SkipJsonSchema[None] = Field(
+        None, description="Afterwards it is not delivered any more."
     )
     user_properties: dict[Text, Text] = Field(
         default_factory=dict, max_length=limits.ADMIN_USER_PROPERTIES_MAX, description="For MQTT 5.0 devices."
@@ -171,9 +170,7 @@ class BanRequest(_Request):
         description="The client identifier, the user name, or the address or network (CIDR)."
     )
     reason: Annotated[Text, Field(max_length=limits.BAN_REASON_CHARACTERS_MAX)] = ""
-    seconds: int | SkipJsonSchema[None] = Field(
-        None, ge=1, le=limits.ADMIN_SECONDS_MAX, description="How long. Without it for ever."
-    )
+    seconds: Seconds | SkipJsonSchema[None] = Field(None, description="How long. Without it for ever.")
 
     @model_validator(mode="after")
     def _is_address(self) -> Self:

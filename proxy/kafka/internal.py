@@ -101,5 +101,6 @@ async def check_internal(admin: AIOKafkaAdminClient, topics: list[Topic]) -> Non
                 raise ConfigError(
                     "kafka.internal_prefix", f"topic {topic.name} has {name}={has[name]}, it needs at least {least}"
                 )
-        if int(has.get("min.insync.replicas", "1")) < 2:
-            log.warning("one copy is enough for an acknowledgement", extra={"topic": topic.name})
+    thin = [topic.name for topic in topics if int(found.get(topic.name, {}).get("min.insync.replicas", "1")) < 2]
+    if thin:
+        log.warning("one copy is enough for an acknowledgement", extra={"topics": thin})

@@ -324,6 +324,20 @@ async def test_a_message_that_cannot_be_sent(door: Door, wrong: dict[str, Any]) 
     assert not door.controller.commands
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("kick", {"clientid": "c1", "username": None, "productKey": None, "deviceName": None}),
+        ("publish", {"topic": "t", "expires_in_seconds": None, "username": None}),
+        ("clients/c1/publish", {"topic": "t", "expires_in_seconds": None}),
+        ("bans", {"kind": "clientid", "value": "c2", "seconds": None}),
+        ("routes/explain", {"topic": "t", "username": None}),
+    ],
+)
+async def test_null_is_the_same_as_nothing(door: Door, path: str, body: dict[str, Any]) -> None:
+    assert (await door.ask("POST", f"/v1/{path}", body)).status_code in {200, 201}
+
+
 async def test_too_many_commands(door: Door) -> None:
     door.controller.outcome = "busy"
     problem(await door.ask("POST", "/v1/kick", {"clientid": "c1"}), 503)

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
+from aiokafka import ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from proxy import limits
-from proxy.kafka.readers import start_consumer, stop_client
+from proxy.kafka.readers import new_consumer, start_consumer, stop_client
 from proxy.kafka.topics import UNREACHABLE
 
 log = logging.getLogger(__name__)
@@ -46,18 +46,8 @@ class GroupReader(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topics = topics
         self._begin = begin
         self._member = member
-        self._consumer = AIOKafkaConsumer(
-            **options,
-            group_id=group,
-            enable_auto_commit=False,
-            # What retention took before it was read is gone; what is left begins there.
-            auto_offset_reset="earliest",
-            session_timeout_ms=int(limits.TURN_SESSION_SECONDS * 1000),
-            heartbeat_interval_ms=int(limits.TURN_HEARTBEAT_SECONDS * 1000),
-            fetch_max_wait_ms=limits.LOG_FETCH_WAIT_MS,
-            max_partition_fetch_bytes=limits.LOG_FETCH_BYTES,
-            metadata_max_age_ms=limits.LOG_METADATA_MS,
-        )
+        # What retention took before it was read is gone; what is left begins there.
+        self._consumer = new_consumer(options, begin="earliest", group=group)
         self._admin = AIOKafkaAdminClient(**options)
         self._mine: frozenset[TopicPartition] = frozenset()
         #: Partitions of each topic when they were divided last.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
 from aiokafka import errors as kafka_errors
@@ -20,7 +20,7 @@ __all__ = ["CompactionPassedError", "ConsumerRecord", "LogReader", "Turns", "tai
 
 async def tail(options: dict[str, Any], topics: Sequence[str]) -> AsyncIterator[ConsumerRecord]:
     """Every record of these topics from their beginning, then each as it arrives; all partitions, no group."""
-    consumer = AIOKafkaConsumer(*topics, **options, auto_offset_reset="earliest", enable_auto_commit=False)
+    consumer = new_consumer(options, *topics, begin="earliest")
     try:
         await start_consumer(consumer)
         async for record in consumer:
@@ -46,15 +46,7 @@ class LogReader:
         self.records = 0
         self._on_batch = on_batch
         # Subscribed without a group it is assigned every partition.
-        self._consumer = AIOKafkaConsumer(
-            topic,
-            **options,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=limits.LOG_FETCH_WAIT_MS,
-            max_partition_fetch_bytes=limits.LOG_FETCH_BYTES,
-            metadata_max_age_ms=30_000,
-        )
+        self._consumer = new_consumer(options, topic, begin="none")
         self._partitions: list[TopicPartition] = []
         self._next: dict[TopicPartition, int] = {}
 
@@ -148,13 +140,7 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
         self.mine: frozenset[int] = frozenset()
         self._group = group
         self._topic = topic
-        self._consumer = AIOKafkaConsumer(
-            **options,
-            group_id=group,
-            enable_auto_commit=False,
-            session_timeout_ms=int(limits.TURN_SESSION_SECONDS * 1000),
-            heartbeat_interval_ms=int(limits.TURN_HEARTBEAT_SECONDS * 1000),
-        )
+        self._consumer = new_consumer(options, group=group)
         self._admin = AIOKafkaAdminClient(**options)
 
     async def start(self) -> None:
@@ -205,6 +191,28 @@ class Turns(ConsumerRebalanceListener):  # type: ignore[misc]
         """As aiokafka calls it."""
         self._consumer.pause(*assigned)
         self.mine = frozenset(partition.partition for partition in assigned)
+
+
+def new_consumer(
+    options: dict[str, Any],
+    *topics: str,
+    begin: Literal["earliest", "latest", "none"] = "latest",
+    group: str | None = None,
+) -> AIOKafkaConsumer:
+    """What every reader of ours is made with. `begin` is for a partition of which no offset is known any more."""
+    return AIOKafkaConsumer(
+        *topics,
+        **options,
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset=begin,
+        session_timeout_ms=int(limits.TURN_SESSION_SECONDS * 1000),
+        heartbeat_interval_ms=int(limits.TURN_HEARTBEAT_SECONDS * 1000),
+        # A broker answers at once when there is something; this is for when there is nothing.
+        fetch_max_wait_ms=limits.LOG_FETCH_WAIT_MS,
+        max_partition_fetch_bytes=limits.LOG_FETCH_BYTES,
+        metadata_max_age_ms=limits.LOG_METADATA_MS,
+    )
 
 
 async def start_consumer(consumer: AIOKafkaConsumer) -> None:

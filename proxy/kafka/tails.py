@@ -5,10 +5,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 
 from proxy import limits
-from proxy.kafka.readers import start_consumer, stop_client
+from proxy.kafka.readers import new_consumer, start_consumer, stop_client
 from proxy.kafka.topics import UNREACHABLE
 
 log = logging.getLogger(__name__)
@@ -24,15 +24,7 @@ class PartitionTail:
     ) -> None:
         self._partition = TopicPartition(topic, partition)
         self._on_batch = on_batch
-        self._consumer = AIOKafkaConsumer(
-            **options,
-            enable_auto_commit=False,
-            auto_offset_reset="latest",
-            # A broker answers at once when there is something; this is for when there is nothing.
-            fetch_max_wait_ms=limits.LOG_FETCH_WAIT_MS,
-            max_partition_fetch_bytes=limits.LOG_FETCH_BYTES,
-            metadata_max_age_ms=limits.LOG_METADATA_MS,
-        )
+        self._consumer = new_consumer(options)
 
     async def start(self) -> None:
         """Returns when whatever is written from now on will be read. Raises aiokafka's errors."""

@@ -141,6 +141,15 @@ async def test_an_expired_ban_counts_no_more_and_leaves_kafka(post: Post, make: 
     assert [record.value for record in post.replica.gateway.stored(TOPIC)[1:]] == [None, None]
 
 
+async def test_it_sweeps_by_itself(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BAN_SWEEP_SECONDS", 0.001)
+    post: Post = await make()
+    await post.set(CLIENT_ID, "c1", 60)
+    await post.set(CLIENT_ID, "c2")
+    post.now_ms += 60_000
+    await until(lambda: len(post.bans.table) == 1, "the first is out")
+
+
 async def test_the_end_of_a_ban_does_not_end_the_next(post: Post) -> None:
     await post.set(CLIENT_ID, "c1", 60)
     post.now_ms += 60_000

@@ -191,6 +191,7 @@ class Node:
             joined=self.membership.joined.is_set,
             directory=Directory(lambda: self.sessions.tables),
             view=self.sessions.view,
+            local=self.sessions.local,
             registry=lambda: self.membership.registry,
             controller=self.switchboard.control,
             bans=self.bans,

@@ -29,7 +29,7 @@ async def list_clients(parts: Parts, asked: Asked) -> ClientsOut:
     wanted = Filter(query.clientid, query.username, query.node, query.state)
     found, following = await parts.directory.page(wanted, query.limit, place)
     return ClientsOut(
-        clients=[_shown(view) for view in found],
+        clients=[_shown(parts, view) for view in found],
         next=encode_cursor(following.encode()) if following is not None else None,
     )
 
@@ -37,7 +37,7 @@ async def list_clients(parts: Parts, asked: Asked) -> ClientsOut:
 async def show_client(parts: Parts, asked: Asked) -> ClientOut:
     view = _view(parts, asked.path["clientid"])
     asked.headers["ETag"] = f'"{view.epoch}"'
-    return _shown(view)
+    return _shown(parts, view)
 
 
 async def kick_client(parts: Parts, asked: Asked) -> ResultOut:
@@ -91,9 +91,8 @@ def _view(parts: Parts, client_id: str) -> SessionRecord:
     return view
 
 
-def _shown(view: SessionRecord) -> ClientOut:
+def _shown(parts: Parts, view: SessionRecord) -> ClientOut:
     offline = bool(view.rel)
-    subscriptions = view.state.subscriptions if view.state is not None else []
     return ClientOut(
         clientid=view.client_id,
         username=view.about.username,
@@ -106,8 +105,20 @@ def _shown(view: SessionRecord) -> ClientOut:
         epoch=view.epoch,
         expiry_seconds=view.expiry_seconds,
         expires_at=timestamp(view.session_expires_ms) if offline else None,
-        subscriptions=[str(each[0]) for each in subscriptions],
+        subscriptions=_subscriptions(parts, view),
     )
+
+
+def _subscriptions(parts: Parts, view: SessionRecord) -> list[str] | None:
+    """Its topic filters; None when this replica cannot know them."""
+    local = parts.local(view.client_id)
+    if local is not None and local.epoch == view.epoch:
+        known = local.subscriptions
+    elif view.state is not None:
+        known = view.state.subscriptions
+    else:
+        return None
+    return [str(each[0]) for each in known]
 
 
 def timestamp(ms: int) -> str:

@@ -186,7 +186,10 @@ class ExplainRequest(_Request):
 
 
 class ClientOut(BaseModel):
-    """`epoch` names the connection. `expires_at` is when the session of a client that is offline ends."""
+    """`epoch` names the connection. `expires_at` is when the session of a client that is offline ends.
+    `subscriptions` is null when only another replica knows them: those of a session that ends with its connection are
+    in no log.
+    """
 
     clientid: str
     username: str | None
@@ -199,7 +202,7 @@ class ClientOut(BaseModel):
     epoch: int
     expiry_seconds: int
     expires_at: str | None
-    subscriptions: list[str]
+    subscriptions: list[str] | None
 
 
 class ClientsOut(BaseModel):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from proxy.admin.directory import Directory
 from proxy.cluster.commands import Command, Result
 from proxy.cluster.nodes import NodeRegistry
+from proxy.cluster.table import LocalSession
 from proxy.flows.bans import Bans
 from proxy.kafka.records import SessionRecord
 from proxy.policy.routes import RouteTable
@@ -30,14 +31,16 @@ class Drainer(Protocol):
 
 @dataclass(slots=True)
 class Parts:
-    """`joined` says whether this replica knows all sessions, `view` what is known of a client. `explain` is
-    `flows/explain.py` with this replica's rules; `effective` are the settings in force, secrets masked.
+    """`joined` says whether this replica knows all sessions, `view` what is known of a client, `local` more of one that
+    is connected here. `explain` is `flows/explain.py` with this replica's rules; `effective` are the settings in force,
+    secrets masked.
     """
 
     node: str
     joined: Callable[[], bool]
     directory: Directory
     view: Callable[[str], SessionRecord | None]
+    local: Callable[[str], LocalSession | None]
     registry: Callable[[], NodeRegistry]
     controller: Controller
     bans: Bans

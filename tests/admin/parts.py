@@ -83,6 +83,7 @@ class Door:
             joined=lambda: self.is_joined,
             directory=Directory(lambda: replica.sessions.tables, lambda: self.now_ms),
             view=replica.sessions.view,
+            local=replica.sessions.local,
             registry=lambda: self.registry,
             controller=self.controller,
             bans=self.bans,

@@ -13,8 +13,11 @@ from proxy import limits
 from proxy.clock import monotonic
 from proxy.cluster.commands import ACL_CLEAN, DELIVER, KICK, Command, Message, Selector
 from proxy.errors import GatewayError
-from proxy.mqtt.packets import MQTT_3_1_1, SESSION_EXPIRY_INTERVAL
+from proxy.flows.access import Access, AccessSettings
+from proxy.mqtt.encode import encode_packet
+from proxy.mqtt.packets import MQTT_3_1_1, MQTT_5_0, SESSION_EXPIRY_INTERVAL, Subscribe, Subscription
 from tests.admin.parts import Door
+from tests.flows.harness import Device, Replica
 from tests.support.fakes import until
 
 #: Client identifiers that a path must be able to name.
@@ -72,6 +75,19 @@ async def test_a_client_as_it_is_shown(door: Door) -> None:
         "subscriptions": [],
     }
     assert (await door.ask("GET", "/v1/clients")).json()["clients"][0]["clientid"] == "c1"
+
+
+@pytest.mark.parametrize(("expiry", "elsewhere"), [(0, None), (60, ["a/#"])], ids=["ends at once", "lives on"])
+async def test_what_a_client_has_subscribed_to(door: Door, expiry: int, elsewhere: list[str] | None) -> None:
+    """What ends with its connection is in no log: another replica cannot know it, and says so."""
+    for replica in (door.replica, Replica(beside=door.replica, node="node-8")):
+        replica.uplink.access = Access(AccessSettings(subscribe_default="allow"))
+        device = Device(replica, MQTT_5_0)
+        device.connect(replica.uplink.settings.node, properties={SESSION_EXPIRY_INTERVAL: expiry})
+        device.send(encode_packet(Subscribe(1, [Subscription("a/#", 1)]), MQTT_5_0))
+        await until(device.take, "SUBACK")
+    shown = (await door.ask("GET", "/v1/clients")).json()["clients"]
+    assert {each["node"]: each["subscriptions"] for each in shown} == {"node-7": ["a/#"], "node-8": elsewhere}
 
 
 async def test_a_session_without_its_device_is_offline_until_it_expires(door: Door) -> None:

@@ -181,7 +181,7 @@ def passwd(
 def migrate(
     file: Annotated[Path, typer.Argument(help="An emqx_plugin_kafka.conf.", show_default=False)],
 ) -> None:
-    """Print what the configuration of EMQX's Kafka plugin means in our settings."""
+    """Print emqx_plugin_kafka.conf in our settings."""
     from proxy import config
 
     try:
@@ -204,7 +204,7 @@ def haproxy_config(
     name: Annotated[str, typer.Option(help="What the replicas are called, with a number each.")] = "proxy",
     tls: Annotated[bool, typer.Option(help="With a door for TLS, whose certificate has to be there.")] = True,
 ) -> None:
-    """Print a configuration of HAProxy for these replicas; lb/README.md explains it."""
+    """Print HAProxy's configuration. lb/README.md explains each line."""
     from proxy.config import haproxy
 
     there = haproxy.parse_replicas(replicas or haproxy.EXAMPLE, workers, slot_port_step)

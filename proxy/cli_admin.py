@@ -163,7 +163,7 @@ def publish(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a message to devices that have subscribed to its topic, and wait for the outcome."""
+    """Send a message to devices. Those get it that have subscribed to its topic; waits for the outcome."""
     content = sys.stdin.buffer.read() if payload == "-" else os.fsencode(payload)
     body = {"topic": topic, "payload": base64.b64encode(content).decode(), "encoding": "base64", "qos": qos}
     body |= {"retain": retain}
@@ -190,7 +190,7 @@ def drain(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let the devices of one replica go, paced, without stopping it."""
+    """Let the devices of one replica go. At a bounded pace; the replica is not stopped."""
     if cancel and status:
         raise typer.BadParameter("--cancel and --status: give one of both")
     method = "DELETE" if cancel else "GET" if status else "POST"
@@ -201,7 +201,7 @@ def token(
     name: Annotated[str, typer.Argument(help="Who will have it.", show_default=False)],
     write: Annotated[bool, typer.Option("--write", help="It may change things too.")] = False,
 ) -> None:
-    """Make a token for the admin API, and what the configuration has to know of it."""
+    """Make a token for the admin API. It is said on standard error; what the configuration has to know of it is printed."""
     secret = secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     role = "write" if write else "read"

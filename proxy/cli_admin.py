@@ -201,7 +201,7 @@ def token(
     name: Annotated[str, typer.Argument(help="Who will have it.", show_default=False)],
     write: Annotated[bool, typer.Option("--write", help="It may change things too.")] = False,
 ) -> None:
-    """Make a token for the admin API. It is said on standard error; what the configuration has to know of it is printed."""
+    """Make a token for the admin API. Standard error has the token, standard output what the configuration needs."""
     secret = secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     role = "write" if write else "read"

@@ -316,13 +316,17 @@ class Replica(Worker):
         return self._show_life(replica, stop)
 
     async def _show_life(self, replica: Node, stop: Callable[[], None]) -> None:
-        while True:
-            self.notify()
-            if replica.started.is_set():
-                self.app.board.serves(self.slot)
-            if os.getppid() != self.ppid:
-                self._stop_once(stop)  # Nobody would replace it any more, and it holds the ports of its slot.
-            await asyncio.sleep(limits.WORKER_BEAT_SECONDS)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._say_that_it_serves(replica))
+            while True:
+                self.notify()
+                if os.getppid() != self.ppid:
+                    self._stop_once(stop)  # Nobody would replace it any more, and it holds the ports of its slot.
+                await asyncio.sleep(limits.WORKER_BEAT_SECONDS)
+
+    async def _say_that_it_serves(self, replica: Node) -> None:
+        await replica.started.wait()
+        self.app.board.serves(self.slot)
 
     def _stop_once(self, stop: Callable[[], None]) -> None:
         """However often it is said: a supervisor and who supervises that may both say it."""

@@ -13,6 +13,7 @@ from tests.e2e.conftest import StartProxy
 from tests.support.device import DISCONNECT, Device
 from tests.support.kafka_broker import KafkaBroker
 from tests.support.outage import SETTINGS, check, outage
+from tests.support.processes import wait_until
 
 #: Long enough for /healthz to notice, which takes 8 s.
 SECONDS = 12.0
@@ -57,8 +58,12 @@ def test_the_delivery_deadline(start_proxy: StartProxy, mortal_kafka: KafkaBroke
     with Device(proxy.port) as device:
         device.connect("old")
         device.publish_acknowledged("tlink/old", b"unknown", dup=True)
-    reasons = b"".join(record.value or b"" for record in mortal_kafka.read(f"{proxy.topic_prefix}status"))
-    assert reasons.count(b'"reason":"kafka_unavailable"') == 2
+
+    def announced() -> bool:
+        said = b"".join(record.value or b"" for record in mortal_kafka.read(f"{proxy.topic_prefix}status"))
+        return said.count(b'"reason":"kafka_unavailable"') == 2
+
+    wait_until(announced, "both ends are announced", 15)
 
 
 def test_sigterm_while_kafka_is_frozen(start_proxy: StartProxy, mortal_kafka: KafkaBroker) -> None:

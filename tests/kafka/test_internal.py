@@ -93,8 +93,8 @@ async def test_one_copy_is_told(kafka: KafkaBroker, topic: str, caplog: pytest.L
     sessions, nodes = wanted(topic)
     kafka.create_topic(sessions.name, 13, sessions.configs)
     await ensure(kafka, [sessions, nodes])
-    told = [vars(record)["topic"] for record in caplog.records if "one copy" in record.message]
-    assert told == [sessions.name]
+    told = [vars(record)["topics"] for record in caplog.records if "one copy" in record.message]
+    assert told == [[sessions.name]]
 
 
 async def test_one_that_cannot_be_made_is_named(kafka: KafkaBroker, topic: str) -> None:

@@ -43,6 +43,7 @@ def show_balance(metrics: Metrics, agent: AgentPort, drainer: Drainer, rebalance
 def show_sessions(metrics: Metrics, sessions: Sessions, membership: Membership, presence: Presence) -> None:
     gauge, total = metrics.gauge, metrics.total
     gauge("mqk_sessions", "Clients that are connected or have a session, in the cluster", lambda: sessions.known)
+    gauge("mqk_session_tombstones", "Ends of sessions that are remembered", lambda: sessions.tombstones)
     gauge("mqk_session_claims_waiting", "Connections that wait for their CLAIM", lambda: sessions.claims_waiting)
     total("mqk_session_claims_late", "Connections whose CLAIM came too late", lambda: sessions.claims_late)
     total("mqk_session_records", "Records read from the session log", lambda: sessions.records_read)

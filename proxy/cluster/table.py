@@ -183,6 +183,11 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._views)
 
+    @property
+    def tombstones(self) -> int:
+        """Ends of sessions that are remembered until `forget`."""
+        return len(self._tombs)
+
     # ---- what connections of this replica do ----
 
     def connect(self, session: LocalSession, handed_over_qos2: Iterable[int] = ()) -> None:

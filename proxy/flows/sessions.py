@@ -125,6 +125,11 @@ class Sessions:
         return sum(table.live + table.offline for table in self.tables)
 
     @property
+    def tombstones(self) -> int:
+        """Ends of sessions that are remembered for a while, so that an older record cannot undo them."""
+        return sum(table.tombstones for table in self.tables)
+
+    @property
     def claims_waiting(self) -> int:
         """Connections that wait for their CLAIM, and some that have stopped waiting."""
         return len(self._claims)

@@ -271,9 +271,9 @@ def test_the_rank_of_a_tombstone_is_remembered_until_compaction_may_be_over(log:
     b.table.read(copy_of(late))
     assert b.view.rel == RELEASED
     b.table.forget(log.now_ms)
-    assert len(b.table) == 1
+    assert (len(b.table), b.table.tombstones) == (1, 1)
     b.table.forget(log.now_ms + 1)
-    assert (len(b.table), b.table.view("c")) == (0, None)
+    assert (len(b.table), b.table.tombstones, b.table.view("c")) == (0, 0, None)
 
 
 def test_a_sweeper_writes_the_view_again_when_compaction_would_keep_a_stale_record(log: Log) -> None:

@@ -174,6 +174,20 @@ async def test_wrong_before_connack(device: LiveDevice, sent: str) -> None:
     await device.ends()
 
 
+@row("closes its side before CONNACK, with more said than CONNECT")
+async def test_in_one_breath(replica: Replica, device: LiveDevice) -> None:
+    replica.log.hold()
+    device.sends(CONNECT + ' 30 { "tlink/a" [00] (hi) } e0 00')
+    await until(lambda: bool(replica.log.unread), "the CLAIM is written")
+    device.writer.write_eof()
+    (connection,) = replica.listener.connections
+    await until(lambda: connection.protocol._peer_closed, "the end is seen")
+    assert stored(replica) == []
+    replica.log.release()
+    await device.ends(CONNACK)
+    assert stored(replica) == [b"hi"]
+
+
 # ---- PUBLISH ----
 
 

@@ -6,23 +6,17 @@ Who logs what is the other rooms' business. What never belongs here: a clock (it
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
 
 #: aiokafka wrote about 150 lines a second in an outage, each of our partitions one, and devices can make us write as
-#: many as they like. Of each of these the first lines of a period are kept, and it is said how many more there were.
-NOISY_LOGGERS: Final = (
-    "aiokafka",
-    "proxy.flows.presence",
-    "proxy.flows.uplink",
-    "proxy.kafka.client",
-    "proxy.kafka.partitions",
-    "proxy.kafka.producers",
-    "proxy.net.connection",
-)
-NOISY_LINES_MAX: Final = 20
-NOISY_PERIOD_SECONDS: Final = 10.0
+#: many as they like. Of each logger and level the first lines of a period are kept, and it is said how many more there
+#: were; but each request of an operator has its line.
+NEVER_TOO_MANY: Final = frozenset({"proxy.admin.api", "proxy.logs"})
+LINES_MAX: Final = 20
+PERIOD_SECONDS: Final = 10.0
 
 #: What every LogRecord has; whatever else is on it came through `extra=`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -54,8 +48,8 @@ def make_handler(
     for_people = form == "console" or (form == "auto" and stream.isatty())
     handler.setFormatter(ConsoleFormatter() if for_people else JsonFormatter())
     # On the handler, not on the logger: a logger's filters do not see what its children log.
-    for name in NOISY_LOGGERS:
-        handler.addFilter(RateLimit(name, NOISY_LINES_MAX, NOISY_PERIOD_SECONDS, monotonic))
+    handler.addFilter(TriedAgain("aiokafka"))
+    handler.addFilter(RateLimit(LINES_MAX, PERIOD_SECONDS, monotonic))
     return handler
 
 
@@ -104,6 +98,18 @@ class NodeName(logging.Filter):
         return True
 
 
+class TriedAgain(logging.Filter):
+    """A library warns of whatever it then tries again, down to each change in a group. For whoever reads our log that
+    is information: what does not pass is raised, and said by us. Lines of `name` with a traceback stay what they are.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not super().filter(record) or record.exc_info or record.levelno <= logging.INFO:
+            return True
+        record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+        return logging.getLogger().isEnabledFor(logging.INFO)
+
+
 def _extra(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
@@ -113,42 +119,45 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[
 
 
 class RateLimit(logging.Filter):
-    """Lets `lines_max` lines per period through from `name` and its children, and says how many it kept back.
+    """Lets `lines_max` lines per period through from each of our loggers, and from each library, at each level; says
+    how many it kept back.
 
     The count is said with the first line of anybody after the period, so it may come late but is not lost.
     """
 
-    def __init__(self, name: str, lines_max: int, period_seconds: float, monotonic: Callable[[], float]) -> None:
-        super().__init__(name)
+    def __init__(self, lines_max: int, period_seconds: float, monotonic: Callable[[], float]) -> None:
+        super().__init__()
         #: Lines kept back, of all periods.
         self.suppressed = 0
         self._lines_max = lines_max
         self._period_seconds = period_seconds
         self._monotonic = monotonic
         self._period_end = 0.0
-        self._lines = 0
+        self._lines: Counter[tuple[str, int]] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if self._monotonic() >= self._period_end:
+        now = self._monotonic()
+        if now >= self._period_end:
+            self._period_end = now + self._period_seconds
             self._close_period()
-        if not super().filter(record):
+        if record.name in NEVER_TOO_MANY:
             return True
-        if not self._lines:
-            self._period_end = self._monotonic() + self._period_seconds
-        self._lines += 1
-        if self._lines <= self._lines_max:
+        source = record.name if record.name.startswith("proxy.") else record.name.partition(".")[0]
+        self._lines[source, record.levelno] += 1
+        if self._lines[source, record.levelno] <= self._lines_max:
             return True
         self.suppressed += 1
         return False
 
     def _close_period(self) -> None:
-        # Counted anew before it is said: this very line comes through this filter too.
-        suppressed, self._lines = self._lines - self._lines_max, 0
-        if suppressed > 0:
-            _log.warning(
-                "%d more lines of %s were not shown: at most %d in %g s",
-                suppressed,
-                self.name,
-                self._lines_max,
-                self._period_seconds,
-            )
+        # Counted anew before it is said: these very lines come through this filter too.
+        lines, self._lines = self._lines, Counter()
+        for (source, _), count in lines.items():
+            if count > self._lines_max:
+                _log.warning(
+                    "%d more lines of %s were not shown: at most %d in %g s",
+                    count - self._lines_max,
+                    source,
+                    self._lines_max,
+                    self._period_seconds,
+                )

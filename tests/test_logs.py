@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from proxy import logs
+from proxy.admin.api import log as audit_log
 
 
 class Clock:
@@ -128,7 +129,7 @@ def test_a_noisy_library_is_held_back_and_the_rest_is_counted(root: logging.Logg
 def test_neither_devices_nor_partitions_can_flood_the_log(root: logging.Logger) -> None:
     stream, known = io.StringIO(), logs.suppressed()
     log = written(stream, "json", root)
-    devices = ("proxy.flows.uplink", "proxy.flows.presence", "proxy.net.connection")
+    devices = ("proxy.flows.client", "proxy.flows.presence", "proxy.net.connection")
     rooms = (*devices, "proxy.kafka.client", "proxy.kafka.partitions", "proxy.kafka.producers")
     for room in rooms:
         for _ in range(30):
@@ -139,15 +140,21 @@ def test_neither_devices_nor_partitions_can_flood_the_log(root: logging.Logger) 
     assert logs.suppressed() - known == 10 * len(rooms)
 
 
-def test_a_name_that_only_begins_alike_is_not_held_back() -> None:
-    limit = logs.RateLimit("aiokafka", 1, 10.0, Clock())
+def test_each_logger_of_ours_each_library_and_each_level_is_counted_for_itself() -> None:
+    limit = logs.RateLimit(1, 10.0, Clock())
 
-    def passes(name: str) -> bool:
-        return bool(limit.filter(logging.makeLogRecord({"name": name})))
+    def passes(name: str, level: int = logging.INFO) -> bool:
+        return bool(limit.filter(logging.makeLogRecord({"name": name, "levelno": level})))
 
-    assert [passes("aiokafka"), passes("aiokafka.x"), passes("aiokafkaesque"), passes("aiokafkaesque")] == [
-        True, False, True, True,
-    ]  # fmt: skip
+    assert [passes("aiokafka.client"), passes("aiokafka.conn"), passes("aiokafkaesque")] == [True, False, True]
+    assert [passes("proxy.net.doorstep"), passes("proxy.net.connection")] == [True, True]
+    assert [passes("proxy.net.doorstep"), passes("proxy.net.doorstep", logging.ERROR)] == [False, True]
+
+
+def test_each_request_of_an_operator_has_its_line() -> None:
+    limit = logs.RateLimit(1, 10.0, Clock())
+    audit = logging.makeLogRecord({"name": audit_log.name, "levelno": logging.INFO})
+    assert [limit.filter(audit), limit.filter(audit)] == [True, True]
 
 
 def test_a_quiet_library_is_never_mentioned(root: logging.Logger) -> None:
@@ -168,3 +175,20 @@ def test_each_line_says_which_replica_wrote_it(root: logging.Logger, monkeypatch
     logging.getLogger("proxy.any").info("here")
     logging.getLogger("proxy.any").info("of another", extra={"node": "host-2"})
     assert [json.loads(line)["node"] for line in stream.getvalue().splitlines()] == ["host-1", "host-2"]
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"), [("INFO", ["info", "error", "warning"]), ("WARNING", ["error", "warning"])]
+)
+def test_what_a_library_tries_again_is_for_information(root: logging.Logger, level: str, shown: list[str]) -> None:
+    stream = io.StringIO()
+    log = written(stream, "json", root)
+    root.setLevel(level)
+    aiokafka = logging.getLogger("aiokafka.consumer.group_coordinator")
+    aiokafka.error("Heartbeat failed")
+    try:
+        raise ValueError("a bug")
+    except ValueError:
+        aiokafka.exception("Unexpected error")
+    log.warning("ours")
+    assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == shown

@@ -260,12 +260,12 @@ async def test_figures_are_read_when_they_are_asked_for(make: Callable[..., Node
 
 async def test_suppressed_log_lines_are_counted(make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
     read = make().metrics.registry.get_sample_value
-    monkeypatch.setattr(logs, "NOISY_LINES_MAX", 2)
+    monkeypatch.setattr(logs, "LINES_MAX", 2)
     handler = logs.make_handler(io.StringIO(), "json", lambda: 0.0)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     assert read("mqk_log_lines_suppressed_total") == 0
     for _ in range(5):
-        logging.getLogger("aiokafka.conn").warning("a flood")
+        logging.getLogger("proxy.net.doorstep").warning("a flood")
     assert read("mqk_log_lines_suppressed_total") == 3
 
 

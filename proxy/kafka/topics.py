@@ -183,13 +183,14 @@ class TopicDirectory:
         except AttributeError:
             # How aiokafka says that the cluster names no controller, as it does while its brokers come up.
             raise kafka_errors.NodeNotReadyError("no controller is known") from None
-        for topic, code, *rest in response.topic_errors:
-            error = kafka_errors.for_code(code)
+        outcomes = [(topic, kafka_errors.for_code(code), rest) for topic, code, *rest in response.topic_errors]
+        created = [topic for topic, error, _ in outcomes if error is kafka_errors.NoError]
+        if created:
+            log.info("topics created", extra={"topics": created})
+        for topic, error, rest in outcomes:
             if error.retriable:
                 raise error(topic)
-            if error is kafka_errors.NoError:
-                log.info("topic created", extra={"topic": topic})
-            elif error is not kafka_errors.TopicAlreadyExistsError:
+            if error not in {kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError}:
                 cause = (rest and rest[0]) or error.__name__
                 setting = _BLAMED.get(error, "kafka.create_topics")
                 raise ConfigError(setting, f"topic {topic} cannot be created: {cause}")

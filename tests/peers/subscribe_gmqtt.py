@@ -11,7 +11,7 @@ import gmqtt
 
 async def subscribe(port: str, version: str, qos: str, client_id: str, topic_filter: str, count: str) -> None:
     client = gmqtt.Client(client_id)
-    left, done = int(count), asyncio.Event()
+    left, done, heard = int(count), asyncio.Event(), asyncio.Event()
 
     def on_subscribe(_client: Any, _mid: int, granted: list[int], _properties: Any) -> None:
         assert list(granted) == [int(qos)]
@@ -28,10 +28,17 @@ async def subscribe(port: str, version: str, qos: str, client_id: str, topic_fil
             done.set()
         return 0
 
-    client.on_subscribe, client.on_message = on_subscribe, on_message
+    def on_unsubscribe(*_: Any) -> None:
+        heard.set()
+
+    client.on_subscribe, client.on_message, client.on_unsubscribe = on_subscribe, on_message, on_unsubscribe
     await client.connect("127.0.0.1", int(port), version=int(version), keepalive=37)
     client.subscribe(topic_filter, qos=int(qos))
     await done.wait()
+    # At QoS 2 the last PUBRELs are still on their way. Were the socket closed now they would be answered with a reset,
+    # which may overtake what is unread at the other end, its PUBRECs among it.
+    client.unsubscribe(topic_filter)
+    await heard.wait()
     await client.disconnect()
 
 

@@ -272,6 +272,16 @@ class NodeRecord:
         return packed
 
 
+def _is_node(record: NodeRecord) -> bool:
+    numbers = record.nonce, record.incarnation, record.connections
+    return (
+        isinstance(record.joins, bool)
+        and all(isinstance(each, int) and each >= 0 for each in numbers)
+        and isinstance(record.state, str)
+        and isinstance(record.admin_address, str)
+    )
+
+
 def decode_node(key: bytes | None, value: bytes, offset: int) -> NodeRecord:
     """Raises RecordError."""
     try:
@@ -281,7 +291,7 @@ def decode_node(key: bytes | None, value: bytes, offset: int) -> NodeRecord:
         record = NodeRecord(key.decode(), *fields)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RecordError(f"not a node record: {error!r}") from None
-    if not isinstance(record.state, str) or not isinstance(record.incarnation, int):
+    if not _is_node(record):
         raise RecordError("not a node record: a field is of another type")
     if record.joins:
         record.incarnation = offset

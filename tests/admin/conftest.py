@@ -11,15 +11,15 @@ from tests.support.memory_log import MemoryKafka
 
 
 @pytest.fixture
-def kafka(monkeypatch: pytest.MonkeyPatch) -> MemoryKafka:
-    kafka = MemoryKafka()
-    kafka.install(monkeypatch)
-    return kafka
+def memory_kafka(monkeypatch: pytest.MonkeyPatch) -> MemoryKafka:
+    memory_kafka = MemoryKafka()
+    memory_kafka.install(monkeypatch)
+    return memory_kafka
 
 
 @pytest.fixture
-async def door(kafka: MemoryKafka) -> AsyncIterator[Door]:
-    door = Door(kafka)
+async def door(memory_kafka: MemoryKafka) -> AsyncIterator[Door]:
+    door = Door(memory_kafka)
     following = asyncio.create_task(door.bans.run())
     await until(door.bans.known.is_set, "the bans are known")
     yield door

@@ -62,8 +62,8 @@ def test_any_of_several_tokens_is_known_by_its_name() -> None:
 
 
 @each_endpoint
-async def test_without_tokens_this_machine_may_do_all(kafka: MemoryKafka, endpoint: Endpoint) -> None:
-    door = Door(kafka, tokens=False)
+async def test_without_tokens_this_machine_may_do_all(memory_kafka: MemoryKafka, endpoint: Endpoint) -> None:
+    door = Door(memory_kafka, tokens=False)
     assert (await door.ask(endpoint.method, url(endpoint), token=None)).status_code not in {401, 403, 500}
 
 
@@ -80,15 +80,15 @@ async def test_without_tokens_this_machine_may_do_all(kafka: MemoryKafka, endpoi
     ids=lambda headers: " ".join(*headers.items()),
 )
 async def test_without_tokens_a_page_of_somebody_else_is_refused(
-    kafka: MemoryKafka, endpoint: Endpoint, headers: dict[str, str]
+    memory_kafka: MemoryKafka, endpoint: Endpoint, headers: dict[str, str]
 ) -> None:
-    door = Door(kafka, tokens=False)
+    door = Door(memory_kafka, tokens=False)
     answer = await door.ask(endpoint.method, url(endpoint), token=None, headers=headers)
     assert answer.status_code == 403
     assert not door.controller.commands
 
 
-async def test_without_tokens_our_own_page_may_ask(kafka: MemoryKafka) -> None:
-    door = Door(kafka, tokens=False)
+async def test_without_tokens_our_own_page_may_ask(memory_kafka: MemoryKafka) -> None:
+    door = Door(memory_kafka, tokens=False)
     headers = {"Origin": "http://127.0.0.1:8080"}
     assert (await door.ask("POST", "/v1/drain", token=None, headers=headers)).status_code == 202

@@ -44,21 +44,21 @@ class Post:
 
 
 @pytest.fixture
-def kafka(monkeypatch: pytest.MonkeyPatch) -> MemoryKafka:
-    kafka = MemoryKafka()
-    kafka.install(monkeypatch)
-    return kafka
+def memory_kafka(monkeypatch: pytest.MonkeyPatch) -> MemoryKafka:
+    memory_kafka = MemoryKafka()
+    memory_kafka.install(monkeypatch)
+    return memory_kafka
 
 
 @pytest.fixture
-async def make(kafka: MemoryKafka) -> AsyncIterator[Callable[..., Any]]:
+async def make(memory_kafka: MemoryKafka) -> AsyncIterator[Callable[..., Any]]:
     made: list[Post] = []
 
     async def make(beside: Post | None = None) -> Post:
         replica = Replica(beside=beside.replica if beside else None, node=f"node-{len(made)}")
         replica.gateway.add_topic(TOPIC)
         if not beside:
-            kafka.gateways.append(replica.gateway)
+            memory_kafka.gateways.append(replica.gateway)
         made.append(Post(replica))
         await until(made[-1].bans.known.is_set, "the bans are known")
         return made[-1]
@@ -69,7 +69,7 @@ async def make(kafka: MemoryKafka) -> AsyncIterator[Callable[..., Any]]:
         await asyncio.wait((post.running,))
         assert post.replica.listener.bugs == 0
         assert post.replica.gateway.bugs == []
-    assert not kafka.open
+    assert not memory_kafka.open
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ ABOUT = About("u", "10.0.0.9", 60, 4, None, 0)
 class Member:
     """A replica's membership, with all that it needs; its connections are a number."""
 
-    def __init__(self, kafka: MemoryKafka, node: str = "a") -> None:
-        self.gateway = kafka.gateways[0]
+    def __init__(self, memory_kafka: MemoryKafka, node: str = "a") -> None:
+        self.gateway = memory_kafka.gateways[0]
         self.connections = 0
         self.dismissed: list[str] = []
         presence = Presence(self.gateway, Metrics(), STATUS, key_is_action=False, wall_ms=lambda: 0)
@@ -60,16 +60,16 @@ class Member:
 
 
 @pytest.fixture
-async def kafka(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MemoryKafka]:
-    kafka = MemoryKafka()
-    kafka.gateways.append(MemoryGateway({NODES: 1, SESSIONS: PARTITIONS, STATUS: 1}))
-    kafka.install(monkeypatch)
+async def memory_kafka(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MemoryKafka]:
+    memory_kafka = MemoryKafka()
+    memory_kafka.gateways.append(MemoryGateway({NODES: 1, SESSIONS: PARTITIONS, STATUS: 1}))
+    memory_kafka.install(monkeypatch)
     monkeypatch.setattr(limits, "LOG_FETCH_WAIT_MS", 5)
     for name in ("SWEEP_SECONDS", "TICK_SECONDS", "MARKS_SECONDS", "RETRY_SECONDS"):
         monkeypatch.setattr(limits, name, 0.005)
-    yield kafka
-    assert kafka.open == set(), "every reader was stopped"
-    assert kafka.gateways[0].bugs == []
+    yield memory_kafka
+    assert memory_kafka.open == set(), "every reader was stopped"
+    assert memory_kafka.gateways[0].bugs == []
 
 
 def test_what_a_replica_waits_for_is_bounded_by_the_time_in_which_records_stay() -> None:
@@ -78,19 +78,19 @@ def test_what_a_replica_waits_for_is_bounded_by_the_time_in_which_records_stay()
     assert limits.LOG_FETCH_WAIT_MS / 1000 < limits.NODE_READER_SILENCE_SECONDS
 
 
-def write(kafka: MemoryKafka, topic: str, key: str, value: bytes | None, headers: Any = ()) -> None:
+def write(memory_kafka: MemoryKafka, topic: str, key: str, value: bytes | None, headers: Any = ()) -> None:
     """What another replica writes."""
 
     class Nobody:
         def settle(self, tokens: list[int], error: GatewayError | None, seconds: float) -> None: ...
 
-    gateway = kafka.gateways[0]
+    gateway = memory_kafka.gateways[0]
     gateway.enqueue(gateway.destination(topic, key.encode(), md5_partition), value, list(headers), Nobody(), 0)
 
 
-async def test_it_joins_and_says_that_it_lives(kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_joins_and_says_that_it_lives(memory_kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "NODE_HEARTBEAT_SECONDS", 0.01)
-    member = Member(kafka)
+    member = Member(memory_kafka)
     member.connections = 3
     async with member.running():
         assert member.membership.joined.is_set()
@@ -106,10 +106,12 @@ async def test_it_joins_and_says_that_it_lives(kafka: MemoryKafka, monkeypatch: 
     assert not member.membership.joined.is_set()
 
 
-async def test_one_heartbeat_is_on_its_way_at_a_time(kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_heartbeat_is_on_its_way_at_a_time(
+    memory_kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else they would fill the queue while Kafka does not answer."""
     monkeypatch.setattr(limits, "NODE_HEARTBEAT_SECONDS", 0.0)
-    member = Member(kafka)
+    member = Member(memory_kafka)
     async with member.running():
         member.gateway.hold()
         for _ in range(1_000):
@@ -122,17 +124,17 @@ async def test_one_heartbeat_is_on_its_way_at_a_time(kafka: MemoryKafka, monkeyp
         await until(lambda: len(member.said()) > before, "the next heartbeat")
 
 
-async def test_it_leaves_the_registry(kafka: MemoryKafka) -> None:
-    member = Member(kafka)
+async def test_it_leaves_the_registry(memory_kafka: MemoryKafka) -> None:
+    member = Member(memory_kafka)
     member.membership.leave()
     async with member.running():
         member.membership.leave()
         await until(lambda: None in member.said(), "the tombstone")
 
 
-async def test_a_later_process_of_the_same_name_takes_its_place(kafka: MemoryKafka) -> None:
+async def test_a_later_process_of_the_same_name_takes_its_place(memory_kafka: MemoryKafka) -> None:
     """Rule 8."""
-    older, newer = Member(kafka), Member(kafka)
+    older, newer = Member(memory_kafka), Member(memory_kafka)
     async with older.running() as first, newer.running() as second:
         await until(first.done, "the older one stops")
         with pytest.raises(Superseded, match="another process runs as node a since"):
@@ -141,12 +143,12 @@ async def test_a_later_process_of_the_same_name_takes_its_place(kafka: MemoryKaf
         assert newer.membership.incarnation > older.membership.incarnation
 
 
-async def test_what_was_compacted_too_early_makes_it_begin_anew(kafka: MemoryKafka) -> None:
+async def test_what_was_compacted_too_early_makes_it_begin_anew(memory_kafka: MemoryKafka) -> None:
     """Rule 6."""
-    member = Member(kafka)
+    member = Member(memory_kafka)
     async with member.running() as task:
         first = member.membership.incarnation
-        kafka.compacted = True
+        memory_kafka.compacted = True
         await until(lambda: member.membership.incarnation > first and member.membership.joined.is_set(), "the next one")
         assert not task.done()
     assert member.dismissed == ["this replica begins anew"]
@@ -154,7 +156,9 @@ async def test_what_was_compacted_too_early_makes_it_begin_anew(kafka: MemoryKaf
     assert member.sessions.tables[0].incarnation > first
 
 
-async def test_a_kafka_that_does_not_answer_is_asked_again(kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kafka_that_does_not_answer_is_asked_again(
+    memory_kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     async def start(_reader: object) -> None:
@@ -163,7 +167,7 @@ async def test_a_kafka_that_does_not_answer_is_asked_again(kafka: MemoryKafka, m
             raise ConnectionError("nobody there")
 
     monkeypatch.setattr("tests.support.memory_log.MemoryReader.start", start)
-    member = Member(kafka)
+    member = Member(memory_kafka)
     async with member.running():
         await until(member.membership.joined.is_set, "Kafka answers")
     assert member.membership.restarts >= 2
@@ -179,12 +183,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-async def lost(kafka: MemoryKafka, clock: Clock) -> MemoryKafka:
+async def lost(memory_kafka: MemoryKafka, clock: Clock) -> MemoryKafka:
     """The log names a connection of a replica that is not heard any more."""
-    write(kafka, NODES, "z", NodeRecord("z", False, 1, 7, "serving", "", 1).encode())
+    write(memory_kafka, NODES, "z", NodeRecord("z", False, 1, 7, "serving", "", 1).encode())
     claim = SessionRecord("c9", CLAIM, "z", 7, 1, -1, 0, 0, True, None, 0, "", None, ABOUT, None)
-    write(kafka, SESSIONS, "c9", *claim.encode())
-    return kafka
+    write(memory_kafka, SESSIONS, "c9", *claim.encode())
+    return memory_kafka
 
 
 async def some_rounds(member: Member) -> None:
@@ -289,14 +293,16 @@ async def test_a_sweep_goes_on_in_later_turns(lost: MemoryKafka, clock: Clock, m
         await until(lambda: member.membership.swept == 9, "all of them")
 
 
-async def test_expired_sessions_are_ended_after_a_margin(kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_expired_sessions_are_ended_after_a_margin(
+    memory_kafka: MemoryKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "EXPIRY_SWEEP_SECONDS", 0.01)
     monkeypatch.setattr(limits, "EXPIRY_MARGIN_SECONDS", -50.0)
     state = SessionState(1, True, [], [])
     for client_id, seconds in (("early", 40), ("late", 400)):
         ended = SessionRecord(client_id, 2, "z", 7, 1, 0, 1, 1, False, None, seconds, "", state, ABOUT, None)
-        write(kafka, SESSIONS, client_id, *ended.encode())
-    member = Member(kafka)
+        write(memory_kafka, SESSIONS, client_id, *ended.encode())
+    member = Member(memory_kafka)
     async with member.running():
         await until(lambda: member.membership.swept >= 1, "the sweep")
         await until(lambda: sum(table.offline for table in member.sessions.tables) == 1, "the end of one session")
@@ -306,16 +312,16 @@ async def test_expired_sessions_are_ended_after_a_margin(kafka: MemoryKafka, mon
 
 
 async def test_records_of_the_registry_that_are_not_ours_are_passed_over(
-    kafka: MemoryKafka, caplog: pytest.LogCaptureFixture
+    memory_kafka: MemoryKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(kafka, NODES, "z", b"not ours")
-    member = Member(kafka)
+    write(memory_kafka, NODES, "z", b"not ours")
+    member = Member(memory_kafka)
     async with member.running():
         assert member.membership.joined.is_set()
     assert [vars(record)["offset"] for record in caplog.records if "node record" in record.message] == [0]
 
 
-async def test_a_connection_has_its_place_through_the_log(kafka: MemoryKafka) -> None:
+async def test_a_connection_has_its_place_through_the_log(memory_kafka: MemoryKafka) -> None:
     """What is written through the gateway comes back through the reader."""
     told = []
 
@@ -323,7 +329,7 @@ async def test_a_connection_has_its_place_through_the_log(kafka: MemoryKafka) ->
         def on_established(self, session_present: bool) -> None:
             told.append(session_present)
 
-    member = Member(kafka)
+    member = Member(memory_kafka)
     async with member.running():
         session = LocalSession("c1", 5, clean_start=True, expiry_seconds=0, about=ABOUT, handle=Handle())
         member.sessions.connect(session)

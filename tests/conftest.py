@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.kafka_broker import VERSIONS, KafkaBroker
+from tests.support.packets import examples
 from tests.support.processes import left_behind
 from tests.support.secure_kafka import SecureKafka
 from tests.support.shared_kafka import shared_kafka
@@ -17,8 +18,7 @@ from tests.support.workers import run_directory
 collect_ignore = ["prove"]
 KAFKA_FIXTURES = {"kafka", "kafka_each_version", "mortal_kafka", "secure_kafka"}
 
-# A deadline for each example would fail on a busy machine and say nothing about the code.
-settings.register_profile("tests", deadline=None)
+settings.register_profile("tests", examples(100))
 settings.load_profile("tests")
 
 

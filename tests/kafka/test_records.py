@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.kafka.records import (
@@ -22,6 +22,7 @@ from proxy.kafka.records import (
     decode_node,
     decode_session,
 )
+from tests.support.packets import examples
 
 numbers = st.integers(0, 2**63 - 1)
 seconds = st.integers(0, 31_536_000)
@@ -65,7 +66,7 @@ def read(record: SessionRecord) -> SessionRecord:
 
 
 @given(records)
-@settings(max_examples=200)
+@examples(200)
 def test_what_is_written_is_read(record: SessionRecord) -> None:
     expected = replace(record, epoch=record.offset) if record.kind == CLAIM else record
     assert read(record) == expected
@@ -162,7 +163,7 @@ anything = st.recursive(
 
 
 @given(st.binary(max_size=60) | anything.map(msgpack.packb))
-@settings(max_examples=300)
+@examples(300)
 def test_garbage_is_refused_and_raises_nothing_else(garbage: bytes) -> None:
     for decode in (
         lambda: decode_session(b"c", garbage, [], 0, 0),

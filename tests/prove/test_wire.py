@@ -19,7 +19,11 @@ from tests.support.simulator import simulate
 MINUTES = float(os.environ.get("WIRE_MINUTES", "10"))
 FIRST_SEED = int(os.environ.get("WIRE_FIRST_SEED", str(secrets.randbits(40))))
 #: What is true of any bytes and any packets.
-PROPERTIES = ("tests/mqtt", "tests/session/test_streams.py")
+PROPERTIES = (
+    "tests/mqtt", "tests/session/test_streams.py", "tests/net/test_proxy_header.py", "tests/kafka/test_records.py",
+    "tests/cluster/test_inbox.py", "tests/cluster/test_command_records.py", "tests/cluster/test_watermarks.py",
+    "tests/policy/test_rules.py", "tests/policy/test_filters.py",
+)  # fmt: skip
 ROOT = Path(__file__).parents[2]
 #: Of the examples of the core tests, in each round.
 EXAMPLES_TIMES = "5"

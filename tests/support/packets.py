@@ -55,7 +55,9 @@ TIMES: Final = int(os.environ.get("WIRE_EXAMPLES_TIMES", "1"))
 
 
 def examples(count: int) -> settings:
-    """So many, and the same ones in every run: a failure is the fault of the change that it comes with."""
+    """So many, and the same ones in every run: a failure is the fault of the change that it comes with. A deadline for
+    each would fail on a busy machine and say nothing about the code.
+    """
     return settings(
         max_examples=count * TIMES, derandomize=TIMES == 1, database=None, deadline=None, print_blob=TIMES > 1
     )

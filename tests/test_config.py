@@ -175,6 +175,14 @@ def test_every_problem_is_reported_at_once(toml: Path) -> None:
             f'[[admin.tokens]]\nname = "a"\ntoken_sha256 = "{"1" * 64}"',
             "admin.tokens: given twice: a [file]",
         ),
+        (
+            "".join(f'[[admin.tokens]]\nname = "a{n}"\ntoken_sha256 = "{"0" * 64}"\n' for n in range(101)),
+            "admin.tokens: list should have at most 100 items",
+        ),
+        (
+            f'[[routing.rules]]\nfilter = "#"\ntopic = {[f"t{n}" for n in range(17)]}',
+            "routing.rules[0].topic: list should have at most 16 items",
+        ),
         ('[[listeners]]\nbind = "a:1"\n[[listeners]]\nbind = "a:1"', "listeners: given twice: a:1 [file]"),
         ("listeners = []", "listeners: list should have at least 1 item after validation, not 0 [file]"),
         ('[[auth.chain]]\ntype = "password_file"', "auth.chain[0].path: has no default and must be given [file]"),

@@ -181,6 +181,27 @@ async def test_a_cursor_is_the_next_of_a_page(door: Door, cursor: str) -> None:
     assert "cursor" in problem(await door.ask("GET", f"/v1/clients?cursor={quote(cursor)}"), 422)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "named"),
+    [
+        ("GET", f"clients?username={'x' * 1_025}", None, "username"),
+        ("POST", "bans", {"kind": "clientid", "value": "a", "seconds": 315_360_001}, "seconds"),
+        ("POST", "bans", {"kind": "clientid", "value": "a", "reason": "x" * 501}, "reason"),
+    ],
+    ids=["filter", "ten years", "reason"],
+)
+async def test_what_is_too_long_is_named(door: Door, method: str, path: str, body: object, named: str) -> None:
+    assert named in problem(await door.ask(method, f"/v1/{path}", body), 422)
+
+
+async def test_nobody_asks_for_a_page_without_an_end(door: Door) -> None:
+    for number in range(101):
+        door.connect(f"c{number:03}")
+    page = (await door.ask("GET", "/v1/clients")).json()
+    assert len(page["clients"]) == 100
+    assert page["next"]
+
+
 async def test_what_is_misspelt_is_refused(door: Door) -> None:
     assert "colour" in problem(await door.ask("GET", "/v1/clients?colour=red"), 422)
     assert "colour" in problem(await door.ask("POST", "/v1/kick", {"clientid": "a", "colour": "red"}), 422)

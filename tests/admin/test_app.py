@@ -65,6 +65,16 @@ async def ask(server: AdminServer, path: str, method: str = "GET") -> Answer:
     return Answer(int(status.split()[1]), headers, body)
 
 
+async def test_a_request_has_so_much_of_a_head(server: AdminServer) -> None:
+    assert (await ask(server, "/" + "x" * (limits.ADMIN_HEAD_BYTES_MAX - 200))).status == 404
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /" + b"x" * (limits.ADMIN_HEAD_BYTES_MAX + 1_000_000))
+    with contextlib.suppress(ConnectionResetError):  # What it sent beyond was not read.
+        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    assert (await ask(server, "/livez")).status == 200
+
+
 async def test_livez(server: AdminServer) -> None:
     answer = await ask(server, "/livez")
     assert (answer.status, answer.body) == (200, b"ok\n")

@@ -63,6 +63,17 @@ async def test_nobody_in_particular_means_everybody(town: Town) -> None:
     assert sorted(each.clientid for each in result.clients) == ["c0", "c1", "c2"]
 
 
+async def test_an_answer_that_names_many_takes_several_messages(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "INBOX_CLIENTS_PER_MESSAGE", 2)
+    names = [f"c{number}" for number in range(5)]
+    for name in names:
+        town.connect(name, "b", "u")
+    town["a"].start(Command("1", KICK, Selector(username="u")))
+    town.flush()
+    [result] = town["a"].results
+    assert sorted((each.clientid, each.outcome) for each in result.clients) == [(name, "done") for name in names]
+
+
 @pytest.mark.parametrize("kind", [KICK, ACL_CLEAN])
 async def test_kick_and_clean_reach_who_is_not_known_to_be_there(town: Town, kind: str) -> None:
     town.connect("one", "a", "u", known=False)

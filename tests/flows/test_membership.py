@@ -247,6 +247,24 @@ async def test_who_was_deaf_takes_nobody_for_dead(lost: MemoryKafka, clock: Cloc
         await until(lambda: member.membership.swept == 1, "the sweep, after it has listened long enough")
 
 
+async def test_who_is_not_heard_itself_takes_nobody_for_dead(lost: MemoryKafka, clock: Clock) -> None:
+    """As when too few replicas of the partition are in sync: what is there is read, but no heartbeat is taken."""
+    member = Member(lost)
+    async with member.running():
+        await some_rounds(member)
+        member.gateway.error = GatewayError("not enough replicas in sync")
+        for _ in range(10):
+            clock.now += 2.0
+            rounds = lost.rounds
+            await until(lambda rounds=rounds: lost.rounds >= rounds + 3, "the sweeper has looked")
+        member.gateway.error = None
+        await some_rounds(member)
+        await passes(member, clock, limits.NODE_SILENCE_SECONDS_MAX - 0.1)
+        assert member.membership.swept == 0
+        await passes(member, clock, 0.2)
+        await until(lambda: member.membership.swept == 1, "the sweep, after it has listened long enough")
+
+
 async def test_connections_of_a_name_that_was_never_heard(
     lost: MemoryKafka, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

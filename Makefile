@@ -29,7 +29,7 @@ check: .venv/.dev ## Format, lint, types and core tests: under a minute, no Kafk
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary & types=$$!; tests=0; \
 	  $(BIN)/pytest -q -n 3 -p no:schemathesis --ignore tests/e2e/test_admin_fuzz.py -m "not kafka and not peers and not install and not long" || tests=$$?; \
-	  wait $$types && exit $$tests # The types are checked while the tests run.
+	  wait $$types && exit $$tests # The types are checked while the tests run. To import schemathesis takes seconds.
 
 test: installed-for-tests ## Every test, with real Kafka and clients that others wrote: under ten minutes
 	@$(BIN)/pytest -n 4 # Most of them wait more than they compute.

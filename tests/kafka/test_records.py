@@ -1,7 +1,7 @@
 """Records of the session log and of the registry: what is written is read, and nothing else is taken for one."""
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import msgpack
@@ -174,6 +174,7 @@ def test_garbage_is_refused_and_raises_nothing_else(garbage: bytes) -> None:
     # So short a record may come about by chance; then it is one like any other.
     with suppress(RecordError):
         node = decode_node(b"a", garbage, 0)
+        assert all(map(isinstance, astuple(node), (str, bool, int, int, str, str, int)))
         assert decode_node(b"a", node.encode(), 0) == node
 
 

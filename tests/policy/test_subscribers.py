@@ -83,7 +83,7 @@ def test_it_finds_what_asking_everybody_finds() -> None:
     levels = ["a", "b", "", "+", "$x"]
     subscribers: Subscribers[int] = Subscribers()
     entries: set[tuple[int, str]] = set()
-    for _ in range(800):
+    for _ in range(2_000):
         parts = [chance.choice(levels) for _ in range(chance.randrange(1, 5))]
         topic_filter = "/".join([*parts[:-1], "#"] if chance.random() < 0.3 else parts)
         entry = (chance.randrange(20), topic_filter)
